@@ -3,11 +3,14 @@
 use crate::{FrameError, Segment, WriteError};
 use bytes::Bytes;
 use std::net::SocketAddr;
+use trireme_runtime::sync::CancelToken;
 
 /// An accepted socket on its core. Dropping both halves closes it.
 pub struct Connection {
     pub peer: SocketAddr,
     pub local: SocketAddr,
+    /// Canceled when the broker stops: finish what was read, answer long polls now, then return.
+    pub stop: CancelToken,
     reader: FrameReader,
     writer: Writer,
 }

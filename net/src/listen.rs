@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use trireme_runtime::sync::CancelToken;
 
 /// Connections of the whole broker, counted over all cores and doors.
 #[derive(Clone)]
@@ -28,8 +29,9 @@ pub struct ListenConfig {
     pub counters: Arc<DoorCounters>,
 }
 
-/// Accepts connections on this core and runs `on_connection` for each, until stopped.
-pub async fn listen<F, Fut>(_config: ListenConfig, _on_connection: F) -> std::io::Result<()>
+/// Accepts connections on this core and runs `on_connection` for each, until `stop` is canceled and the connections have
+/// finished (or the drain time-out is over). A connection is closed when its future returns.
+pub async fn listen<F, Fut>(_config: ListenConfig, _stop: CancelToken, _on_connection: F) -> std::io::Result<()>
 where
     F: Fn(Connection) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,

@@ -1,6 +1,8 @@
 //! What an answer is made of: memory and ranges of files, sent in order.
 
 use bytes::Bytes;
+use std::any::Any;
+use trireme_runtime::fs::SharedFile;
 
 /// One piece of an answer.
 pub enum Segment {
@@ -30,9 +32,9 @@ impl From<Bytes> for Segment {
 
 /// A range of a file, sent without passing through user space.
 pub struct FileRange {
-    // file: SharedFile follows with the runtime
+    pub file: SharedFile,
     pub position: u64,
     pub len: u32,
     /// Held until the range is sent: keeps the file from being unlinked or reused.
-    pub lease: Option<Box<dyn std::any::Any + Send>>,
+    pub lease: Option<Box<dyn Any + Send>>,
 }
