@@ -2,8 +2,15 @@
 //! belongs to a partition. Knows bytes, offsets and the batch layout; no protocol, no socket, no cluster.
 
 pub mod api;
+pub mod batch;
+pub mod crc;
 mod engine;
+pub mod epochs;
 pub mod ids;
+pub mod producer;
+pub mod records;
+pub mod table;
+pub mod time_index;
 
 pub use api::*;
 pub use engine::Engine;

@@ -1,0 +1,1 @@
+//! Leader epochs of a partition.

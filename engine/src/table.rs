@@ -1,0 +1,1 @@
+//! Newest value per key of an internal partition.
