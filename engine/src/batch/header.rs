@@ -1,5 +1,6 @@
 //! The header as a view over borrowed bytes.
 
+pub use crate::api::TimestampType;
 use zerocopy::byteorder::big_endian::{I16, I32, I64, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -113,15 +114,6 @@ impl Codec {
     pub fn id(self) -> u8 {
         self as u8
     }
-}
-
-/// Who set the timestamps of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimestampType {
-    /// The producer; every record has its own.
-    CreateTime,
-    /// The broker at append; all records have the batch's max timestamp.
-    LogAppendTime,
 }
 
 impl BatchHeader {
