@@ -1,0 +1,56 @@
+//! One core's Kafka door: what every connection of the core shares.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use trireme_net::Connection;
+
+use crate::metrics::Metrics;
+
+/// What the server decides.
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// Where clients are told to connect.
+    pub advertised_host: String,
+    pub advertised_port: u16,
+    /// Largest request frame (`socket.request.max.bytes`).
+    pub max_request_bytes: usize,
+    /// Whether Metadata creates topics that it is asked for (`auto.create.topics.enable`).
+    pub auto_create_topics: bool,
+    /// Partitions of topics created without a count (`num.partitions`).
+    pub num_partitions: u32,
+}
+
+impl Default for DoorConfig {
+    fn default() -> Self {
+        DoorConfig {
+            advertised_host: "127.0.0.1".into(),
+            advertised_port: 9092,
+            max_request_bytes: 100 << 20,
+            auto_create_topics: true,
+            num_partitions: 1,
+        }
+    }
+}
+
+/// Lives on one core; connections hold it by `Rc`.
+pub struct Door {
+    pub config: DoorConfig,
+    pub metrics: Metrics,
+    connection_ids: Cell<u64>,
+}
+
+impl Door {
+    pub fn new(config: DoorConfig) -> Rc<Door> {
+        Rc::new(Door { config, metrics: Metrics::default(), connection_ids: Cell::new(0) })
+    }
+
+    /// Serves one connection to its end.
+    pub async fn serve(self: Rc<Self>, connection: Connection) {
+        crate::connection::serve(self, connection).await;
+    }
+
+    pub(crate) fn next_connection_id(&self) -> u64 {
+        self.connection_ids.replace(self.connection_ids.get() + 1)
+    }
+}
