@@ -1,6 +1,7 @@
 //! Counters of one door on one core. Written by that core alone, read by whoever scrapes: plain loads and stores, no locked
 //! instruction.
 
+use crate::error::CloseReason;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// One number that a single core writes.
@@ -39,4 +40,17 @@ pub struct DoorCounters {
     pub closed_stalled_reader: Counter,
     pub closed_memory: Counter,
     pub closed_shutdown: Counter,
+}
+
+impl DoorCounters {
+    pub(crate) fn count_close(&self, reason: CloseReason) {
+        match reason {
+            CloseReason::Idle => &self.closed_idle,
+            CloseReason::StalledFrame => &self.closed_stalled_frame,
+            CloseReason::StalledReader => &self.closed_stalled_reader,
+            CloseReason::Memory => &self.closed_memory,
+            CloseReason::Shutdown => &self.closed_shutdown,
+        }
+        .add(1);
+    }
 }
