@@ -49,7 +49,13 @@ impl Connection {
             memory: memory.clone(),
             pass: Pass::default(),
         };
-        Connection { peer, local, stop, reader, writer: Writer { side } }
+        Connection {
+            peer,
+            local,
+            stop,
+            reader,
+            writer: Writer { side },
+        }
     }
 
     pub fn split(self) -> (FrameReader, Writer) {
@@ -72,7 +78,10 @@ impl FrameReader {
     /// frame as soon as it is decoded, and before a long poll.
     ///
     /// A dropped future leaves the connection unusable if a frame was under way.
-    pub async fn read_frame(&mut self, max_frame_bytes: usize) -> Result<Option<Bytes>, FrameError> {
+    pub async fn read_frame(
+        &mut self,
+        max_frame_bytes: usize,
+    ) -> Result<Option<Bytes>, FrameError> {
         loop {
             match self.assembler.next_frame() {
                 Ok(None) => {}
@@ -101,7 +110,11 @@ impl FrameReader {
         let status = &self.side.status;
         status.reading.set(Reading::WaitingForMemory);
         self.memory.admit(&mut self.pass).await;
-        status.reading.set(if self.assembler.is_inside_frame() { Reading::InsideFrame } else { Reading::Boundary });
+        status.reading.set(if self.assembler.is_inside_frame() {
+            Reading::InsideFrame
+        } else {
+            Reading::Boundary
+        });
         let received = match self.assembler.direct() {
             Some(Direct { body, from, to }) => {
                 let (result, body) = self.side.stream.recv_exact_into(body, from, to).await;
@@ -125,7 +138,9 @@ impl FrameReader {
         status.mark_received();
         status.partial_bytes.set(self.assembler.held_bytes());
         match received {
-            Ok(0) if self.assembler.is_inside_frame() => Err(self.side.ended(FrameError::Truncated)),
+            Ok(0) if self.assembler.is_inside_frame() => {
+                Err(self.side.ended(FrameError::Truncated))
+            }
             Ok(0) => match status.closed.get() {
                 Some(reason) => Err(FrameError::Closed(reason)),
                 None => Ok(false),
@@ -134,7 +149,9 @@ impl FrameReader {
                 self.side.counters.received_bytes.add(count as u64);
                 Ok(true)
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.side.ended(FrameError::Truncated)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(self.side.ended(FrameError::Truncated))
+            }
             Err(error) => Err(self.side.ended(FrameError::Io(error))),
         }
     }
@@ -143,7 +160,10 @@ impl FrameReader {
 impl Side {
     /// Our own closing shows as some error of the socket; this says what it was.
     fn ended(&self, otherwise: FrameError) -> FrameError {
-        self.status.closed.get().map_or(otherwise, FrameError::Closed)
+        self.status
+            .closed
+            .get()
+            .map_or(otherwise, FrameError::Closed)
     }
 
     fn close(&self, reason: Option<CloseReason>) {
@@ -187,12 +207,14 @@ impl Writer {
                         piece_bytes += part.len();
                         piece.push(part);
                         if piece_bytes == WRITE_PIECE_BYTES || piece.len() == WRITE_PIECE_SEGMENTS {
-                            self.send(std::mem::take(&mut piece), std::mem::take(&mut piece_bytes)).await?;
+                            self.send(std::mem::take(&mut piece), std::mem::take(&mut piece_bytes))
+                                .await?;
                         }
                     }
                 }
                 Segment::File(range) => {
-                    self.send(std::mem::take(&mut piece), std::mem::take(&mut piece_bytes)).await?;
+                    self.send(std::mem::take(&mut piece), std::mem::take(&mut piece_bytes))
+                        .await?;
                     self.send_file(range).await?;
                 }
             }
@@ -212,16 +234,25 @@ impl Writer {
     }
 
     async fn send_file(&self, range: FileRange) -> Result<(), WriteError> {
-        let FileRange { file, position, len, lease } = range;
+        let FileRange {
+            file,
+            position,
+            len,
+            lease,
+        } = range;
         let file = File::from_shared(file);
         let mut done = 0;
         while done < u64::from(len) {
             let count = (u64::from(len) - done).min(WRITE_PIECE_BYTES as u64);
             self.side.status.mark_sent();
-            self.side.stream.sendfile(&file, position + done, count).await.map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => WriteError::File(error),
-                _ => WriteError::Io(error),
-            })?;
+            self.side
+                .stream
+                .sendfile(&file, position + done, count)
+                .await
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => WriteError::File(error),
+                    _ => WriteError::Io(error),
+                })?;
             self.side.status.mark_sent();
             self.side.counters.sent_bytes.add(count);
             done += count;

@@ -86,7 +86,9 @@ impl FrameAssembler {
         match self.failed {
             None => Ok(None),
             Some(FrameError::Negative(length)) => Err(FrameError::Negative(length)),
-            Some(FrameError::TooLarge { announced, max }) => Err(FrameError::TooLarge { announced, max }),
+            Some(FrameError::TooLarge { announced, max }) => {
+                Err(FrameError::TooLarge { announced, max })
+            }
             Some(_) => unreachable!("lengths are all that fails here"),
         }
     }
@@ -103,7 +105,10 @@ impl FrameAssembler {
 
     /// Takes what has arrived. Only when `next_frame` gives no more: so a connection holds one piece's frames at a time.
     pub fn feed(&mut self, mut arrived: &[u8], max: usize) {
-        assert!(self.joined.is_none() && self.whole.is_empty(), "frames are taken before more is fed");
+        assert!(
+            self.joined.is_none() && self.whole.is_empty(),
+            "frames are taken before more is fed"
+        );
         if self.failed.is_some() {
             return;
         }
@@ -117,7 +122,10 @@ impl FrameAssembler {
         if !whole.is_empty() {
             let mut held = self.held.take();
             held.grow(whole.len());
-            self.whole = Bytes::from_owner(Counted { memory: whole.to_vec(), _held: held });
+            self.whole = Bytes::from_owner(Counted {
+                memory: whole.to_vec(),
+                _held: held,
+            });
         }
         if self.failed.is_none() && !rest.is_empty() {
             self.continue_frame(rest, max);
@@ -144,7 +152,8 @@ impl FrameAssembler {
     fn continue_frame<'a>(&mut self, mut arrived: &'a [u8], max: usize) -> &'a [u8] {
         if self.prefix_len < PREFIX {
             let taken = arrived.len().min(PREFIX - self.prefix_len);
-            self.prefix[self.prefix_len..self.prefix_len + taken].copy_from_slice(&arrived[..taken]);
+            self.prefix[self.prefix_len..self.prefix_len + taken]
+                .copy_from_slice(&arrived[..taken]);
             self.prefix_len += taken;
             arrived = &arrived[taken..];
             if self.prefix_len < PREFIX {
@@ -173,7 +182,10 @@ impl FrameAssembler {
     fn finish_if_complete(&mut self) {
         if self.body.len() == self.wanted {
             let memory = std::mem::take(&mut self.body);
-            self.joined = Some(Bytes::from_owner(Counted { memory, _held: self.held.take() }));
+            self.joined = Some(Bytes::from_owner(Counted {
+                memory,
+                _held: self.held.take(),
+            }));
             self.prefix_len = 0;
             self.wanted = 0;
         }
@@ -190,11 +202,18 @@ impl FrameAssembler {
         self.body.reserve_exact(missing);
         let from = self.body.len();
         let to = from + missing.min(from).min(DIRECT_STEP_BYTES);
-        Some(Direct { body: std::mem::take(&mut self.body), from, to })
+        Some(Direct {
+            body: std::mem::take(&mut self.body),
+            from,
+            to,
+        })
     }
 
     pub fn direct_done(&mut self, body: Vec<u8>) {
-        assert!(self.body.is_empty() && body.len() <= self.wanted, "the body of this frame comes back");
+        assert!(
+            self.body.is_empty() && body.len() <= self.wanted,
+            "the body of this frame comes back"
+        );
         self.held.grow(body.len() - self.held.bytes());
         self.body = body;
         self.finish_if_complete();
@@ -306,7 +325,12 @@ mod tests {
 
     #[test]
     fn a_bad_length_stands_behind_the_good_frames_before_it() {
-        for (length, expected) in [(-1i32, "negative"), (i32::MIN, "negative"), (i32::MAX, "allowed"), (101, "allowed")] {
+        for (length, expected) in [
+            (-1i32, "negative"),
+            (i32::MIN, "negative"),
+            (i32::MAX, "allowed"),
+            (101, "allowed"),
+        ] {
             let memory = memory();
             let mut assembler = FrameAssembler::new(&memory);
             let mut bytes = encode(&[vec![1; 100], vec![], vec![2; 3]]);

@@ -60,5 +60,6 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed for want of descriptors or memory.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-const _: () = assert!(DIRECT_MIN_BYTES <= DIRECT_AFTER_BYTES && DIRECT_AFTER_BYTES <= DIRECT_STEP_BYTES);
+const _: () =
+    assert!(DIRECT_MIN_BYTES <= DIRECT_AFTER_BYTES && DIRECT_AFTER_BYTES <= DIRECT_STEP_BYTES);
 const _: () = assert!(FRAME_START_BYTES < DIRECT_AFTER_BYTES);

@@ -27,7 +27,10 @@ pub struct ConnectionLimit {
 
 impl ConnectionLimit {
     pub fn new(max: usize) -> Self {
-        ConnectionLimit { open: Arc::default(), max }
+        ConnectionLimit {
+            open: Arc::default(),
+            max,
+        }
     }
 
     fn enter(&self) -> Option<Counted> {
@@ -88,7 +91,10 @@ pub struct Door {
 impl Door {
     /// Binds and listens; from now on the kernel completes connections. Every core binds the same address.
     pub fn bind(config: DoorConfig) -> io::Result<Door> {
-        let options = ListenOptions { backlog: limits::BACKLOG, reuse_port: true };
+        let options = ListenOptions {
+            backlog: limits::BACKLOG,
+            reuse_port: true,
+        };
         let listener = TcpListener::bind(config.addr, &options)?;
         Ok(Door { config, listener })
     }
@@ -121,8 +127,17 @@ impl Door {
             memory: config.memory.clone(),
             counters: config.counters.clone(),
         };
-        let sweep = Sweep { clock, timeouts: config.timeouts, memory: config.memory, counters: config.counters };
-        let sweeper = spawn(run_sweep(sweep, host.members.clone(), host.not_empty.clone()));
+        let sweep = Sweep {
+            clock,
+            timeouts: config.timeouts,
+            memory: config.memory,
+            counters: config.counters,
+        };
+        let sweeper = spawn(run_sweep(
+            sweep,
+            host.members.clone(),
+            host.not_empty.clone(),
+        ));
         stop.run_until_canceled(host.accept_all(&listener)).await;
         drop(listener);
         for member in host.members.borrow().values() {
@@ -131,7 +146,10 @@ impl Door {
         }
         if timeout(drain_timeout, host.open.wait()).await.is_err() {
             let left = std::mem::take(&mut *host.members.borrow_mut());
-            tracing::warn!(connections = left.len(), "closing connections that did not finish in time");
+            tracing::warn!(
+                connections = left.len(),
+                "closing connections that did not finish in time"
+            );
             for member in left.into_values() {
                 member.close(CloseReason::Shutdown, &counters);
                 if let Some(task) = member.task {
@@ -192,7 +210,11 @@ where
             return; // gone already
         };
         let status = Rc::new(Status::new(self.clock.clone()));
-        let side = Side { stream: stream.clone(), status: status.clone(), counters: self.counters.clone() };
+        let side = Side {
+            stream: stream.clone(),
+            status: status.clone(),
+            counters: self.counters.clone(),
+        };
         let connection = Connection::new(peer, local, self.stop.clone(), side, &self.memory);
         let id = self.next.get();
         self.next.set(id + 1);
@@ -204,14 +226,25 @@ where
             _open: self.open.enter(),
         };
         self.counters.open.add(1);
-        self.members.borrow_mut().insert(id, Member { status, stream, task: None });
+        self.members.borrow_mut().insert(
+            id,
+            Member {
+                status,
+                stream,
+                task: None,
+            },
+        );
         let future = (self.on_connection)(connection);
         let task = spawn(async move {
             let _leave = leave;
             future.await;
         });
         // A spawned task runs later than this, so the member is there.
-        self.members.borrow_mut().get_mut(&id).expect("just inserted").task = Some(task);
+        self.members
+            .borrow_mut()
+            .get_mut(&id)
+            .expect("just inserted")
+            .task = Some(task);
         self.not_empty.notify_one();
     }
 }
@@ -229,7 +262,12 @@ impl Drop for Leave {
     fn drop(&mut self) {
         self.counters.open.sub(1);
         let member = self.members.borrow_mut().remove(&self.id);
-        if let Some(Member { task: Some(task), stream, .. }) = member {
+        if let Some(Member {
+            task: Some(task),
+            stream,
+            ..
+        }) = member
+        {
             stream.close();
             task.detach();
         }

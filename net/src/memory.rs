@@ -59,7 +59,10 @@ impl ReceiveMemory {
     }
 
     pub(crate) fn hold(&self) -> Held {
-        Held { used: self.0.used.clone(), bytes: 0 }
+        Held {
+            used: self.0.used.clone(),
+            bytes: 0,
+        }
     }
 
     /// Returns at once if there is memory or the caller has the pass; waits for either otherwise.
@@ -162,7 +165,10 @@ impl Held {
 
     /// Moves everything to a new holder.
     pub(crate) fn take(&mut self) -> Held {
-        Held { used: self.used.clone(), bytes: std::mem::take(&mut self.bytes) }
+        Held {
+            used: self.used.clone(),
+            bytes: std::mem::take(&mut self.bytes),
+        }
     }
 }
 

@@ -88,7 +88,9 @@ pub(crate) struct Sweep {
 }
 
 fn sweeps(timeout: Duration) -> u32 {
-    u32::try_from(timeout.as_millis() / SWEEP_INTERVAL.as_millis()).unwrap_or(u32::MAX).max(1)
+    u32::try_from(timeout.as_millis() / SWEEP_INTERVAL.as_millis())
+        .unwrap_or(u32::MAX)
+        .max(1)
 }
 
 impl Sweep {
@@ -109,7 +111,10 @@ impl Sweep {
                     && status.closed.get().is_none()
                     && now.wrapping_sub(status.received_at.get()) > MEMORY_STALL_SWEEPS
             };
-            let worst = members.values().filter(|m| stalled(&m.status)).max_by_key(|m| m.status.partial_bytes.get());
+            let worst = members
+                .values()
+                .filter(|m| stalled(&m.status))
+                .max_by_key(|m| m.status.partial_bytes.get());
             if let Some(member) = worst {
                 member.close(CloseReason::Memory, &self.counters);
             }
@@ -124,8 +129,12 @@ impl Sweep {
             return (sent > sweeps(self.timeouts.write)).then_some(CloseReason::StalledReader);
         }
         match status.reading.get() {
-            Reading::InsideFrame if received > sweeps(self.timeouts.frame) => Some(CloseReason::StalledFrame),
-            Reading::Boundary if received.min(sent) > sweeps(self.timeouts.idle) => Some(CloseReason::Idle),
+            Reading::InsideFrame if received > sweeps(self.timeouts.frame) => {
+                Some(CloseReason::StalledFrame)
+            }
+            Reading::Boundary if received.min(sent) > sweeps(self.timeouts.idle) => {
+                Some(CloseReason::Idle)
+            }
             _ => None,
         }
     }
@@ -159,15 +168,36 @@ mod tests {
             sweep.verdict(&status, at)
         };
         assert_eq!(verdict(Reading::Boundary, false, 30), None);
-        assert_eq!(verdict(Reading::Boundary, false, 31), Some(CloseReason::Idle));
+        assert_eq!(
+            verdict(Reading::Boundary, false, 31),
+            Some(CloseReason::Idle)
+        );
         assert_eq!(verdict(Reading::InsideFrame, false, 5), None);
-        assert_eq!(verdict(Reading::InsideFrame, false, 6), Some(CloseReason::StalledFrame));
-        assert_eq!(verdict(Reading::Paused, false, 1000), None, "the broker is busy with its request");
-        assert_eq!(verdict(Reading::WaitingForMemory, false, 1000), None, "not the peer's fault");
+        assert_eq!(
+            verdict(Reading::InsideFrame, false, 6),
+            Some(CloseReason::StalledFrame)
+        );
+        assert_eq!(
+            verdict(Reading::Paused, false, 1000),
+            None,
+            "the broker is busy with its request"
+        );
+        assert_eq!(
+            verdict(Reading::WaitingForMemory, false, 1000),
+            None,
+            "not the peer's fault"
+        );
         assert_eq!(verdict(Reading::Paused, true, 10), None);
-        assert_eq!(verdict(Reading::Paused, true, 11), Some(CloseReason::StalledReader));
+        assert_eq!(
+            verdict(Reading::Paused, true, 11),
+            Some(CloseReason::StalledReader)
+        );
         status.sent_at.set(20);
-        assert_eq!(verdict(Reading::Boundary, false, 31), None, "an answer was sent");
+        assert_eq!(
+            verdict(Reading::Boundary, false, 31),
+            None,
+            "an answer was sent"
+        );
         assert_eq!(verdict(Reading::Paused, true, 30), None);
     }
 }
