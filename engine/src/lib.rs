@@ -7,6 +7,7 @@ pub mod crc;
 mod engine;
 pub mod epochs;
 pub mod ids;
+pub mod layout;
 pub mod producer;
 pub mod records;
 pub mod table;
