@@ -1,1 +1,0 @@
-//! Producer state of a partition.
