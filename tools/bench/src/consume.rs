@@ -194,7 +194,8 @@ fn connection(bootstrap: &str, topic: &str, mut ranges: Vec<Range>, args: &Consu
         }
         // In turn: what came last is asked for last, so that a fetch's byte limit starves no partition.
         ranges.retain(|r| r.next < r.end);
-        ranges.rotate_left(1.min(ranges.len()));
+        let turn = 1.min(ranges.len());
+        ranges.rotate_left(turn);
     }
     Ok(out)
 }

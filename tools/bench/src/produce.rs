@@ -62,6 +62,31 @@ pub struct Sent {
     pub latency: Histogram<u64>,
 }
 
+/// Which partitions connection `n` of `connections` sends to, and how many records.
+fn share(n: usize, connections: usize, partitions: i32, records: u64) -> (Vec<i32>, u64) {
+    let mine = (0..partitions).filter(|p| *p as usize % connections == n).collect();
+    (mine, records / connections as u64 + u64::from((n as u64) < records % connections as u64))
+}
+
+/// How many records [`run`] will send to each partition.
+pub fn plan(partitions: i32, args: &ProduceArgs) -> Result<Vec<u64>> {
+    let per_batch = BatchMaker::new(args.record_size, args.batch_bytes, args.compression)?.records() as u64;
+    let connections = args.connections.clamp(1, partitions as usize);
+    let mut counts = vec![0; partitions as usize];
+    for n in 0..connections {
+        let (mine, mut left) = share(n, connections, partitions, args.records);
+        for partition in mine.iter().cycle() {
+            if left == 0 {
+                break;
+            }
+            let batch = per_batch.min(left);
+            counts[*partition as usize] += batch;
+            left -= batch;
+        }
+    }
+    Ok(counts)
+}
+
 /// A request under way: when it was due and what it holds.
 struct Under {
     due_ns: u64,
@@ -73,8 +98,7 @@ pub fn run(bootstrap: &str, topic: &str, partitions: i32, args: &ProduceArgs, st
     let connections = args.connections.clamp(1, partitions as usize);
     let threads: Vec<_> = (0..connections)
         .map(|n| {
-            let mine: Vec<i32> = (0..partitions).filter(|p| *p as usize % connections == n).collect();
-            let records = args.records / connections as u64 + u64::from((n as u64) < args.records % connections as u64);
+            let (mine, records) = share(n, connections, partitions, args.records);
             let (bootstrap, topic, args) = (bootstrap.to_owned(), topic.to_owned(), args.clone());
             thread::spawn(move || connection(&bootstrap, &topic, n as u16, &mine, records, connections, &args, start))
         })
