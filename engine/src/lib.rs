@@ -10,6 +10,7 @@ pub mod ids;
 pub mod layout;
 pub mod producer;
 pub mod records;
+pub mod recovery_scan;
 pub mod table;
 pub mod time_index;
 
