@@ -12,6 +12,7 @@ pub mod producer;
 pub mod records;
 pub mod recovery_scan;
 pub mod table;
+pub mod table_store;
 pub mod time_index;
 
 pub use api::*;

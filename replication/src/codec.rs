@@ -53,7 +53,10 @@ impl Record {
     pub(crate) fn encode(&self) -> (Bytes, Bytes) {
         let mut v = vec![VERSION];
         let key = match self {
-            Record::Cluster { cluster_id, node_id } => {
+            Record::Cluster {
+                cluster_id,
+                node_id,
+            } => {
                 put_str(&mut v, cluster_id);
                 v.extend_from_slice(&node_id.to_le_bytes());
                 Bytes::from_static(CLUSTER_KEY)
@@ -81,14 +84,20 @@ impl Record {
     }
 
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Record, CodecError> {
-        let fail = |what| CodecError { key: key.to_vec(), what };
+        let fail = |what| CodecError {
+            key: key.to_vec(),
+            what,
+        };
         let mut r = Reader(value);
         (|| {
             if r.u8()? != VERSION {
                 return Err("unknown version");
             }
             let record = match key {
-                CLUSTER_KEY => Record::Cluster { cluster_id: r.string()?, node_id: r.u32()? as i32 },
+                CLUSTER_KEY => Record::Cluster {
+                    cluster_id: r.string()?,
+                    node_id: r.u32()? as i32,
+                },
                 BROKER_KEY => Record::BrokerConfigs(r.configs()?),
                 PRODUCER_KEY => Record::NextProducerId(i64::from_le_bytes(*r.array()?)),
                 GROUPS_KEY => Record::GroupHomes(r.homes()?),
@@ -98,13 +107,25 @@ impl Record {
                     let homes = r.homes()?;
                     let partitions = (0u32..)
                         .zip(homes)
-                        .map(|(index, shard)| PartitionRef { id: PartitionId { topic: id, index }, shard })
+                        .map(|(index, shard)| PartitionRef {
+                            id: PartitionId { topic: id, index },
+                            shard,
+                        })
                         .collect();
-                    Record::Topic(Topic { id, name, partitions, configs: r.configs()? })
+                    Record::Topic(Topic {
+                        id,
+                        name,
+                        partitions,
+                        configs: r.configs()?,
+                    })
                 }
                 _ => return Err("unknown key"),
             };
-            if r.0.is_empty() { Ok(record) } else { Err("bytes after the end") }
+            if r.0.is_empty() {
+                Ok(record)
+            } else {
+                Err("bytes after the end")
+            }
         })()
         .map_err(fail)
     }
@@ -149,7 +170,9 @@ impl<'a> Reader<'a> {
         let len = self.u32()? as usize;
         let bytes = self.0.get(..len).ok_or("too short")?;
         self.0 = &self.0[len..];
-        Ok(std::str::from_utf8(bytes).map_err(|_| "not UTF-8")?.to_owned())
+        Ok(std::str::from_utf8(bytes)
+            .map_err(|_| "not UTF-8")?
+            .to_owned())
     }
 
     fn homes(&mut self) -> Result<Vec<u16>, &'static str> {
@@ -157,7 +180,10 @@ impl<'a> Reader<'a> {
         let len = count.checked_mul(2).ok_or("too short")?;
         let bytes = self.0.get(..len).ok_or("too short")?;
         self.0 = &self.0[len..];
-        Ok(bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect())
+        Ok(bytes
+            .chunks_exact(2)
+            .map(|b| u16::from_le_bytes([b[0], b[1]]))
+            .collect())
     }
 
     fn configs(&mut self) -> Result<BTreeMap<String, String>, &'static str> {
@@ -178,20 +204,35 @@ mod tests {
     fn record() -> impl Strategy<Value = Record> {
         let configs = proptest::collection::btree_map("[a-z.]{1,12}", ".{0,12}", 0..4);
         prop_oneof![
-            ("[a-z]{1,20}", any::<i32>()).prop_map(|(cluster_id, node_id)| Record::Cluster { cluster_id, node_id }),
+            ("[a-z]{1,20}", any::<i32>()).prop_map(|(cluster_id, node_id)| Record::Cluster {
+                cluster_id,
+                node_id
+            }),
             configs.clone().prop_map(Record::BrokerConfigs),
             any::<i64>().prop_map(Record::NextProducerId),
             proptest::collection::vec(any::<u16>(), 0..20).prop_map(Record::GroupHomes),
-            (any::<[u8; 16]>(), "[a-z]{1,20}", proptest::collection::vec(any::<u16>(), 0..20), configs).prop_map(
-                |(id, name, homes, configs)| {
+            (
+                any::<[u8; 16]>(),
+                "[a-z]{1,20}",
+                proptest::collection::vec(any::<u16>(), 0..20),
+                configs
+            )
+                .prop_map(|(id, name, homes, configs)| {
                     let id = TopicId(id);
                     let partitions = (0..)
                         .zip(homes)
-                        .map(|(index, shard)| PartitionRef { id: PartitionId { topic: id, index }, shard })
+                        .map(|(index, shard)| PartitionRef {
+                            id: PartitionId { topic: id, index },
+                            shard,
+                        })
                         .collect();
-                    Record::Topic(Topic { id, name: name.into(), partitions, configs })
-                }
-            ),
+                    Record::Topic(Topic {
+                        id,
+                        name: name.into(),
+                        partitions,
+                        configs,
+                    })
+                }),
         ]
     }
 

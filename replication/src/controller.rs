@@ -17,7 +17,9 @@ use trireme_runtime::random_bytes;
 use trireme_runtime::sync::Semaphore;
 
 use crate::codec::{Record, topic_key};
-use crate::image::{GROUP_PARTITIONS, MetadataImage, Topic, group_partition_id, metadata_partition_id};
+use crate::image::{
+    GROUP_PARTITIONS, MetadataImage, Topic, group_partition_id, metadata_partition_id,
+};
 use crate::metadata::{ConfigChanges, ConfigTarget, MetadataError, MetadataOptions, NewTopic};
 use crate::names::{check_topic_name, names_collide};
 
@@ -63,8 +65,15 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    pub(crate) async fn open(engine: Engine, cores: usize, options: MetadataOptions) -> Result<Controller, MetadataError> {
-        let home = PartitionRef { id: metadata_partition_id(), shard: 0 };
+    pub(crate) async fn open(
+        engine: Engine,
+        cores: usize,
+        options: MetadataOptions,
+    ) -> Result<Controller, MetadataError> {
+        let home = PartitionRef {
+            id: metadata_partition_id(),
+            shard: 0,
+        };
         create(&engine, vec![(home, internal_config(&options))]).await?;
         let store = TableStore::open(engine.clone(), home).await?;
         let (mut image, next_producer_id) = replay(&store)?;
@@ -73,10 +82,15 @@ impl Controller {
         if image.cluster_id.is_empty() {
             image.cluster_id = random_cluster_id();
             image.node_id = options.node_id;
-            first.push(Record::Cluster { cluster_id: image.cluster_id.clone(), node_id: image.node_id });
+            first.push(Record::Cluster {
+                cluster_id: image.cluster_id.clone(),
+                node_id: image.node_id,
+            });
         }
         if image.group_partitions.is_empty() {
-            let homes: Vec<u16> = (0..GROUP_PARTITIONS).map(|i| (i % u32::from(options.shards)) as u16).collect();
+            let homes: Vec<u16> = (0..GROUP_PARTITIONS)
+                .map(|i| (i % u32::from(options.shards)) as u16)
+                .collect();
             image.group_partitions = group_partitions(&homes);
             first.push(Record::GroupHomes(homes));
         }
@@ -107,7 +121,13 @@ impl Controller {
         let image = self.image();
         let existing: BTreeSet<PartitionRef> = self.engine.list().await.into_iter().collect();
         let mut wanted: BTreeMap<PartitionRef, PartitionConfig> = BTreeMap::new();
-        wanted.insert(PartitionRef { id: metadata_partition_id(), shard: 0 }, internal_config(&self.options));
+        wanted.insert(
+            PartitionRef {
+                id: metadata_partition_id(),
+                shard: 0,
+            },
+            internal_config(&self.options),
+        );
         for home in &image.group_partitions {
             wanted.insert(*home, internal_config(&self.options));
         }
@@ -115,10 +135,18 @@ impl Controller {
             let config = self.partition_config(&image, &topic.configs);
             wanted.extend(topic.partitions.iter().map(|p| (*p, config.clone())));
         }
-        let orphans: Vec<PartitionRef> = existing.iter().filter(|p| !wanted.contains_key(p)).copied().collect();
-        let (present, missing): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(p, _)| existing.contains(p));
+        let orphans: Vec<PartitionRef> = existing
+            .iter()
+            .filter(|p| !wanted.contains_key(p))
+            .copied()
+            .collect();
+        let (present, missing): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|(p, _)| existing.contains(p));
         if !orphans.is_empty() {
-            tracing::info!(count = orphans.len(), "removing partitions of unfinished creations and deletions");
+            tracing::info!(
+                count = orphans.len(),
+                "removing partitions of unfinished creations and deletions"
+            );
             self.remove(orphans).await;
         }
         create(&self.engine, missing).await?;
@@ -136,8 +164,12 @@ impl Controller {
     ) -> ControllerReply {
         let _turn = self.turn.acquire(1).await;
         match request {
-            ControllerRequest::CreateTopics(topics) => ControllerReply::Topics(self.create_topics(topics, mail).await),
-            ControllerRequest::DeleteTopics(ids) => ControllerReply::Done(self.delete_topics(ids, mail).await),
+            ControllerRequest::CreateTopics(topics) => {
+                ControllerReply::Topics(self.create_topics(topics, mail).await)
+            }
+            ControllerRequest::DeleteTopics(ids) => {
+                ControllerReply::Done(self.delete_topics(ids, mail).await)
+            }
             ControllerRequest::CreatePartitions(id, total) => {
                 ControllerReply::Topics(vec![self.create_partitions(id, total, mail).await])
             }
@@ -147,7 +179,9 @@ impl Controller {
             ControllerRequest::AllocateProducerIds(count) => {
                 ControllerReply::ProducerIds(self.allocate_producer_ids(count).await)
             }
-            ControllerRequest::Install(_) => unreachable!("images are installed before they get here"),
+            ControllerRequest::Install(_) => {
+                unreachable!("images are installed before they get here")
+            }
         }
     }
 
@@ -164,7 +198,11 @@ impl Controller {
         }
     }
 
-    async fn change(&self, mail: &Service<ControllerRequest, ControllerReply>, edit: impl FnOnce(&mut MetadataImage)) {
+    async fn change(
+        &self,
+        mail: &Service<ControllerRequest, ControllerReply>,
+        edit: impl FnOnce(&mut MetadataImage),
+    ) {
         let mut image = (*self.image()).clone();
         edit(&mut image);
         image.version += 1;
@@ -188,10 +226,18 @@ impl Controller {
                 seen.insert(new.name.clone());
                 let id = random_topic_id();
                 let partitions = (0..new.partitions)
-                    .map(|index| PartitionRef { id: PartitionId { topic: id, index }, shard: self.shard(&mut next_shard) })
+                    .map(|index| PartitionRef {
+                        id: PartitionId { topic: id, index },
+                        shard: self.shard(&mut next_shard),
+                    })
                     .collect();
                 total += new.partitions as usize;
-                Ok(Topic { id, name: new.name.into(), partitions, configs: new.configs })
+                Ok(Topic {
+                    id,
+                    name: new.name.into(),
+                    partitions,
+                    configs: new.configs,
+                })
             })
             .collect();
 
@@ -214,11 +260,20 @@ impl Controller {
         };
         if let Err(error) = done {
             self.remove(homes).await;
-            return planned.into_iter().map(|t| t.and_then(|_| Err(error.clone()))).collect();
+            return planned
+                .into_iter()
+                .map(|t| t.and_then(|_| Err(error.clone())))
+                .collect();
         }
-        self.change(mail, |image| good.iter().for_each(|t| image.insert((*t).clone()))).await;
+        self.change(mail, |image| {
+            good.iter().for_each(|t| image.insert((*t).clone()))
+        })
+        .await;
         let image = self.image();
-        planned.into_iter().map(|t| t.map(|t| image.by_id[&t.id].clone())).collect()
+        planned
+            .into_iter()
+            .map(|t| t.map(|t| image.by_id[&t.id].clone()))
+            .collect()
     }
 
     fn check_new(
@@ -240,7 +295,10 @@ impl Controller {
                 .chain(seen.iter().map(String::as_str))
                 .find(|existing| names_collide(existing, &new.name))
         {
-            return Err(MetadataError::Collision { name: new.name.clone(), existing: existing.to_owned() });
+            return Err(MetadataError::Collision {
+                name: new.name.clone(),
+                existing: existing.to_owned(),
+            });
         }
         check_partitions(new.partitions, total)
     }
@@ -263,10 +321,19 @@ impl Controller {
         if gone.is_empty() {
             return results;
         }
-        let tombstones = gone.keys().map(|id| Mutation { key: topic_key(id), value: None }).collect();
+        let tombstones = gone
+            .keys()
+            .map(|id| Mutation {
+                key: topic_key(id),
+                value: None,
+            })
+            .collect();
         if let Err(error) = self.store.commit(tombstones).await {
             let error = MetadataError::from(error);
-            return results.into_iter().map(|r| r.and_then(|()| Err(error.clone()))).collect();
+            return results
+                .into_iter()
+                .map(|r| r.and_then(|()| Err(error.clone())))
+                .collect();
         }
         self.change(mail, |image| {
             gone.keys().for_each(|id| {
@@ -274,7 +341,12 @@ impl Controller {
             });
         })
         .await;
-        self.remove(gone.values().flat_map(|t| t.partitions.iter().copied()).collect()).await;
+        self.remove(
+            gone.values()
+                .flat_map(|t| t.partitions.iter().copied())
+                .collect(),
+        )
+        .await;
         results
     }
 
@@ -288,16 +360,26 @@ impl Controller {
         let mut topic = (**image.topic_by_id(&id).ok_or(MetadataError::UnknownTopic)?).clone();
         let current = topic.partitions.len() as u32;
         if total <= current {
-            return Err(MetadataError::NotMorePartitions { current, asked: total });
+            return Err(MetadataError::NotMorePartitions {
+                current,
+                asked: total,
+            });
         }
         check_partitions(total, image.partition_count() as u32 - current)?;
         let mut next_shard = image.partition_count();
         let config = self.partition_config(&image, &topic.configs);
         let added: Vec<PartitionRef> = (current..total)
-            .map(|index| PartitionRef { id: PartitionId { topic: id, index }, shard: self.shard(&mut next_shard) })
+            .map(|index| PartitionRef {
+                id: PartitionId { topic: id, index },
+                shard: self.shard(&mut next_shard),
+            })
             .collect();
         topic.partitions.extend(&added);
-        create(&self.engine, added.iter().map(|p| (*p, config.clone())).collect()).await?;
+        create(
+            &self.engine,
+            added.iter().map(|p| (*p, config.clone())).collect(),
+        )
+        .await?;
         if let Err(error) = self.record(vec![Record::Topic(topic.clone())]).await {
             self.remove(added).await;
             return Err(error);
@@ -315,7 +397,8 @@ impl Controller {
         let mut image = (*self.image()).clone();
         let record = match target {
             ConfigTarget::Topic(id) => {
-                let mut topic = (**image.topic_by_id(&id).ok_or(MetadataError::UnknownTopic)?).clone();
+                let mut topic =
+                    (**image.topic_by_id(&id).ok_or(MetadataError::UnknownTopic)?).clone();
                 edit_configs(&mut topic.configs, changes);
                 image.insert(topic.clone());
                 Record::Topic(topic)
@@ -360,7 +443,10 @@ impl Controller {
             .iter()
             .map(|record| {
                 let (key, value) = record.encode();
-                Mutation { key, value: Some(value) }
+                Mutation {
+                    key,
+                    value: Some(value),
+                }
             })
             .collect();
         Ok(self.store.commit(mutations).await?)
@@ -368,7 +454,13 @@ impl Controller {
 
     /// Removes partitions that no topic names any more. What fails is retried at the next start.
     async fn remove(&self, partitions: Vec<PartitionRef>) {
-        for error in self.engine.delete(partitions).await.into_iter().filter_map(Result::err) {
+        for error in self
+            .engine
+            .delete(partitions)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+        {
             tracing::warn!(%error, "a deleted topic's partition stays until the next start");
         }
     }
@@ -379,19 +471,33 @@ impl Controller {
         shard
     }
 
-    fn partition_config(&self, image: &MetadataImage, topic: &BTreeMap<String, String>) -> PartitionConfig {
+    fn partition_config(
+        &self,
+        image: &MetadataImage,
+        topic: &BTreeMap<String, String>,
+    ) -> PartitionConfig {
         let mut broker = self.options.broker_defaults.clone();
-        broker.extend(image.broker_configs.iter().map(|(k, v)| (k.clone(), v.clone())));
+        broker.extend(
+            image
+                .broker_configs
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone())),
+        );
         (self.options.to_partition_config)(topic, &broker)
     }
 }
 
 fn check_partitions(asked: u32, others: u32) -> Result<(), MetadataError> {
     if asked == 0 || asked > MAX_TOPIC_PARTITIONS {
-        return Err(MetadataError::InvalidPartitions { asked, max: MAX_TOPIC_PARTITIONS });
+        return Err(MetadataError::InvalidPartitions {
+            asked,
+            max: MAX_TOPIC_PARTITIONS,
+        });
     }
     if asked.saturating_add(others) > MAX_NODE_PARTITIONS {
-        return Err(MetadataError::TooManyPartitions { limit: MAX_NODE_PARTITIONS });
+        return Err(MetadataError::TooManyPartitions {
+            limit: MAX_NODE_PARTITIONS,
+        });
     }
     Ok(())
 }
@@ -405,11 +511,18 @@ fn edit_configs(configs: &mut BTreeMap<String, String>, changes: ConfigChanges) 
     }
 }
 
-async fn create(engine: &Engine, partitions: Vec<(PartitionRef, PartitionConfig)>) -> Result<(), MetadataError> {
+async fn create(
+    engine: &Engine,
+    partitions: Vec<(PartitionRef, PartitionConfig)>,
+) -> Result<(), MetadataError> {
     if partitions.is_empty() {
         return Ok(());
     }
-    engine.create(partitions).await.into_iter().try_for_each(|r| r.map_err(storage))
+    engine
+        .create(partitions)
+        .await
+        .into_iter()
+        .try_for_each(|r| r.map_err(storage))
 }
 
 fn storage(error: EngineError) -> MetadataError {
@@ -428,7 +541,13 @@ fn internal_config(options: &MetadataOptions) -> PartitionConfig {
 }
 
 fn group_partitions(homes: &[u16]) -> Vec<PartitionRef> {
-    (0..).zip(homes).map(|(index, shard)| PartitionRef { id: group_partition_id(index), shard: *shard }).collect()
+    (0..)
+        .zip(homes)
+        .map(|(index, shard)| PartitionRef {
+            id: group_partition_id(index),
+            shard: *shard,
+        })
+        .collect()
 }
 
 fn replay(store: &TableStore) -> Result<(MetadataImage, i64), MetadataError> {
@@ -438,7 +557,10 @@ fn replay(store: &TableStore) -> Result<(MetadataImage, i64), MetadataError> {
         for (key, value) in table.iter() {
             let key: &Bytes = key;
             match Record::decode(key, value).map_err(|e| MetadataError::Storage(e.to_string()))? {
-                Record::Cluster { cluster_id, node_id } => {
+                Record::Cluster {
+                    cluster_id,
+                    node_id,
+                } => {
                     image.cluster_id = cluster_id;
                     image.node_id = node_id;
                 }
@@ -475,7 +597,11 @@ fn random_cluster_id() -> String {
     (0..22)
         .map(|i| {
             let shift = 122 - 6 * i;
-            let six = if shift >= 0 { bits >> shift } else { bits << -shift };
+            let six = if shift >= 0 {
+                bits >> shift
+            } else {
+                bits << -shift
+            };
             ALPHABET[(six & 63) as usize] as char
         })
         .collect()

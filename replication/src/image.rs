@@ -17,12 +17,18 @@ const GROUP_TOPIC: TopicId = TopicId(*b"\0\0trireme/group\0");
 
 /// The partition that holds the metadata table; always on shard 0.
 pub fn metadata_partition_id() -> PartitionId {
-    PartitionId { topic: METADATA_TOPIC, index: 0 }
+    PartitionId {
+        topic: METADATA_TOPIC,
+        index: 0,
+    }
 }
 
 /// The `index`-th partition of groups and offsets.
 pub fn group_partition_id(index: u32) -> PartitionId {
-    PartitionId { topic: GROUP_TOPIC, index }
+    PartitionId {
+        topic: GROUP_TOPIC,
+        index,
+    }
 }
 
 /// One topic. Its partitions are numbered without gaps from 0.

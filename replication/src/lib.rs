@@ -21,6 +21,7 @@ pub use image::{
     GROUP_PARTITIONS, MetadataImage, NODE_ID, Topic, group_partition_id, metadata_partition_id,
 };
 pub use metadata::{
-    ConfigChanges, ConfigTarget, Metadata, MetadataError, MetadataOptions, NewTopic, ToPartitionConfig,
+    ConfigChanges, ConfigTarget, Metadata, MetadataError, MetadataOptions, NewTopic,
+    ToPartitionConfig,
 };
 pub use names::{MAX_TOPIC_NAME_BYTES, NameError, check_topic_name, names_collide};

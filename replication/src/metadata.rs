@@ -16,7 +16,8 @@ use crate::image::{GROUP_PARTITIONS, MetadataImage, Topic};
 use crate::names::NameError;
 
 /// Turns a topic's own configuration and the broker's into the engine's. Unknown or invalid values were refused before.
-pub type ToPartitionConfig = fn(topic: &BTreeMap<String, String>, broker: &BTreeMap<String, String>) -> PartitionConfig;
+pub type ToPartitionConfig =
+    fn(topic: &BTreeMap<String, String>, broker: &BTreeMap<String, String>) -> PartitionConfig;
 
 /// What the controller needs to know at start.
 #[derive(Clone)]
@@ -151,7 +152,10 @@ impl Metadata {
 
     /// Makes topics, each by itself. When this returns, an `Ok` topic is durable, has its partitions, and is in the image of
     /// every core.
-    pub async fn create_topics(&self, topics: Vec<NewTopic>) -> Vec<Result<Arc<Topic>, MetadataError>> {
+    pub async fn create_topics(
+        &self,
+        topics: Vec<NewTopic>,
+    ) -> Vec<Result<Arc<Topic>, MetadataError>> {
         match self.ask(ControllerRequest::CreateTopics(topics)).await {
             ControllerReply::Topics(results) => results,
             _ => unreachable!("the controller answers a creation with topics"),
@@ -167,16 +171,30 @@ impl Metadata {
     }
 
     /// Grows a topic to `total` partitions. Durable and visible when this returns.
-    pub async fn create_partitions(&self, topic: TopicId, total: u32) -> Result<Arc<Topic>, MetadataError> {
-        match self.ask(ControllerRequest::CreatePartitions(topic, total)).await {
+    pub async fn create_partitions(
+        &self,
+        topic: TopicId,
+        total: u32,
+    ) -> Result<Arc<Topic>, MetadataError> {
+        match self
+            .ask(ControllerRequest::CreatePartitions(topic, total))
+            .await
+        {
             ControllerReply::Topics(mut results) if results.len() == 1 => results.swap_remove(0),
             _ => unreachable!("the controller answers with the grown topic"),
         }
     }
 
     /// Changes configuration. Durable, visible and in effect when this returns.
-    pub async fn set_configs(&self, target: ConfigTarget, changes: ConfigChanges) -> Result<(), MetadataError> {
-        match self.ask(ControllerRequest::SetConfigs(target, changes)).await {
+    pub async fn set_configs(
+        &self,
+        target: ConfigTarget,
+        changes: ConfigChanges,
+    ) -> Result<(), MetadataError> {
+        match self
+            .ask(ControllerRequest::SetConfigs(target, changes))
+            .await
+        {
             ControllerReply::Done(mut results) if results.len() == 1 => results.swap_remove(0),
             _ => unreachable!("the controller answers with one result"),
         }
@@ -184,7 +202,10 @@ impl Metadata {
 
     /// Takes `count` producer ids from the cluster's; the first of them. Durable: never given again.
     pub async fn allocate_producer_ids(&self, count: u32) -> Result<i64, MetadataError> {
-        match self.ask(ControllerRequest::AllocateProducerIds(count)).await {
+        match self
+            .ask(ControllerRequest::AllocateProducerIds(count))
+            .await
+        {
             ControllerReply::ProducerIds(result) => result,
             _ => unreachable!("the controller answers with ids"),
         }
@@ -211,7 +232,10 @@ impl Metadata {
 
     fn install(&self, image: Arc<MetadataImage>) {
         // Changes are made one at a time and each waits for every core, so images arrive in order.
-        assert!(image.version > self.image().version, "an older metadata image after a newer one");
+        assert!(
+            image.version > self.image().version,
+            "an older metadata image after a newer one"
+        );
         self.inner.image.replace(image);
         self.inner.changed.notify_all();
     }

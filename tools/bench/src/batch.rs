@@ -31,7 +31,11 @@ impl Stamp {
     pub fn decode(value: &[u8]) -> Option<Stamp> {
         let first = u64::from_be_bytes(*value.first_chunk()?);
         let due_ns = u64::from_be_bytes(*value.get(8..)?.first_chunk()?);
-        Some(Stamp { producer: (first >> SEQUENCE_BITS) as u16, sequence: first & ((1 << SEQUENCE_BITS) - 1), due_ns })
+        Some(Stamp {
+            producer: (first >> SEQUENCE_BITS) as u16,
+            sequence: first & ((1 << SEQUENCE_BITS) - 1),
+            due_ns,
+        })
     }
 }
 
@@ -54,8 +58,15 @@ pub struct BatchMaker {
 
 impl BatchMaker {
     /// `batch_bytes` bounds the uncompressed batch; at least one record goes in.
-    pub fn new(record_bytes: usize, batch_bytes: usize, compression: Compression) -> Result<BatchMaker> {
-        ensure!(record_bytes >= MIN_RECORD_BYTES, "--record-size must be at least {MIN_RECORD_BYTES}");
+    pub fn new(
+        record_bytes: usize,
+        batch_bytes: usize,
+        compression: Compression,
+    ) -> Result<BatchMaker> {
+        ensure!(
+            record_bytes >= MIN_RECORD_BYTES,
+            "--record-size must be at least {MIN_RECORD_BYTES}"
+        );
         let one = record_bytes + 20;
         let records = (batch_bytes.saturating_sub(HEADER_BYTES) / one).max(1);
         // Letters and digits from a fixed generator: neither constant nor incompressible.
@@ -68,7 +79,12 @@ impl BatchMaker {
                 b"abcdefghijklmnopqrstuvwxyz012345"[(x >> 40) as usize & 31]
             })
             .collect();
-        Ok(BatchMaker { record_bytes, records, compression, filler })
+        Ok(BatchMaker {
+            record_bytes,
+            records,
+            compression,
+            filler,
+        })
     }
 
     pub fn records(&self) -> usize {
@@ -76,8 +92,16 @@ impl BatchMaker {
     }
 
     /// Appends one batch of at most `limit` records to `out`; how many it holds.
-    pub fn append(&self, out: &mut Vec<u8>, stamp: Stamp, limit: u64, now_ms: i64) -> Result<usize> {
-        let records = self.records.min(usize::try_from(limit).unwrap_or(usize::MAX));
+    pub fn append(
+        &self,
+        out: &mut Vec<u8>,
+        stamp: Stamp,
+        limit: u64,
+        now_ms: i64,
+    ) -> Result<usize> {
+        let records = self
+            .records
+            .min(usize::try_from(limit).unwrap_or(usize::MAX));
         let start = out.len();
         out.resize(start + HEADER_BYTES, 0);
         if self.compression == Compression::None {
@@ -154,12 +178,17 @@ pub fn next_batch<'a>(bytes: &mut &'a [u8], check: bool) -> Result<Option<Batch<
     }
     let len = 12 + u32::from_be_bytes(bytes[8..12].try_into()?) as usize;
     ensure!(len >= HEADER_BYTES, "a batch of {len} bytes");
-    let Some((batch, rest)) = bytes.split_at_checked(len) else { return Ok(None) };
+    let Some((batch, rest)) = bytes.split_at_checked(len) else {
+        return Ok(None);
+    };
     *bytes = rest;
     ensure!(batch[16] == 2, "a batch of magic {}", batch[16]);
     if check {
         let crc = u32::from_be_bytes(batch[17..21].try_into()?);
-        ensure!(crc == crc_fast::crc32_iscsi(&batch[21..]), "a batch's CRC does not match");
+        ensure!(
+            crc == crc_fast::crc32_iscsi(&batch[21..]),
+            "a batch's CRC does not match"
+        );
     }
     Ok(Some(Batch {
         base_offset: i64::from_be_bytes(batch[..8].try_into()?),
@@ -214,18 +243,38 @@ mod tests {
 
     #[test]
     fn every_codec_gives_its_stamps_back() {
-        for compression in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        for compression in [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ] {
             let maker = BatchMaker::new(100, 16 << 10, compression).unwrap();
             let mut out = Vec::new();
-            let first = Stamp { producer: 3, sequence: 1 << 40, due_ns: 77 };
+            let first = Stamp {
+                producer: 3,
+                sequence: 1 << 40,
+                due_ns: 77,
+            };
             let n = maker.append(&mut out, first, u64::MAX, 1).unwrap();
             assert!(n > 100);
             let mut bytes = &out[..];
             let batch = next_batch(&mut bytes, true).unwrap().unwrap();
             let mut stamps = Vec::new();
-            batch.stamps(|s| { stamps.push(s); Ok(()) }).unwrap();
+            batch
+                .stamps(|s| {
+                    stamps.push(s);
+                    Ok(())
+                })
+                .unwrap();
             assert_eq!(stamps.len(), n);
-            assert!(stamps.iter().zip(1 << 40..).all(|(s, sequence)| *s == Stamp { sequence, ..first }));
+            assert!(
+                stamps
+                    .iter()
+                    .zip(1 << 40..)
+                    .all(|(s, sequence)| *s == Stamp { sequence, ..first })
+            );
             assert!(next_batch(&mut bytes, true).unwrap().is_none());
             let mut cut = &out[..out.len() - 1];
             assert!(next_batch(&mut cut, true).unwrap().is_none());

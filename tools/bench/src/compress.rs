@@ -1,5 +1,9 @@
 //! The codecs of the engine, applied to the records of a batch.
-use anyhow::Result;
 use crate::batch::Compression;
-pub fn append(_c: Compression, _plain: &[u8], _out: &mut Vec<u8>) -> Result<()> { anyhow::bail!("later") }
-pub fn expand(_codec: u8, _payload: &[u8]) -> Result<Vec<u8>> { anyhow::bail!("later") }
+use anyhow::Result;
+pub fn append(_c: Compression, _plain: &[u8], _out: &mut Vec<u8>) -> Result<()> {
+    anyhow::bail!("later")
+}
+pub fn expand(_codec: u8, _payload: &[u8]) -> Result<Vec<u8>> {
+    anyhow::bail!("later")
+}

@@ -75,7 +75,9 @@ impl Seen {
 
     /// How many of `producer`'s first `count` records did not come.
     pub fn missing(&self, producer: u16, count: u64) -> u64 {
-        let came: u64 = self.bits.get(&producer).map_or(0, |bits| bits.iter().map(|b| u64::from(b.count_ones())).sum());
+        let came: u64 = self.bits.get(&producer).map_or(0, |bits| {
+            bits.iter().map(|b| u64::from(b.count_ones())).sum()
+        });
         count.saturating_sub(came)
     }
 }
@@ -98,7 +100,13 @@ pub struct Range {
 }
 
 /// Reads everything in `ranges`. With `clock`, stamps are taken as times since then.
-pub fn run(bootstrap: &str, topic: &str, ranges: &[Range], args: &ConsumeArgs, clock: Option<Instant>) -> Result<Received> {
+pub fn run(
+    bootstrap: &str,
+    topic: &str,
+    ranges: &[Range],
+    args: &ConsumeArgs,
+    clock: Option<Instant>,
+) -> Result<Received> {
     let consumers = args.consumers.clamp(1, ranges.len().max(1));
     let threads: Vec<_> = (0..consumers)
         .map(|n| {
@@ -107,7 +115,13 @@ pub fn run(bootstrap: &str, topic: &str, ranges: &[Range], args: &ConsumeArgs, c
             thread::spawn(move || connection(&bootstrap, &topic, mine, &args, clock))
         })
         .collect();
-    let mut all = Received { records: 0, batches: 0, bytes: 0, seen: Seen::default(), latency: histogram() };
+    let mut all = Received {
+        records: 0,
+        batches: 0,
+        bytes: 0,
+        seen: Seen::default(),
+        latency: histogram(),
+    };
     for thread in threads {
         let one = thread.join().expect("a consumer panicked")?;
         all.records += one.records;
@@ -119,9 +133,21 @@ pub fn run(bootstrap: &str, topic: &str, ranges: &[Range], args: &ConsumeArgs, c
     Ok(all)
 }
 
-fn connection(bootstrap: &str, topic: &str, mut ranges: Vec<Range>, args: &ConsumeArgs, clock: Option<Instant>) -> Result<Received> {
+fn connection(
+    bootstrap: &str,
+    topic: &str,
+    mut ranges: Vec<Range>,
+    args: &ConsumeArgs,
+    clock: Option<Instant>,
+) -> Result<Received> {
     let mut stream = wire::connect(bootstrap)?;
-    let mut out = Received { records: 0, batches: 0, bytes: 0, seen: Seen::default(), latency: histogram() };
+    let mut out = Received {
+        records: 0,
+        batches: 0,
+        bytes: 0,
+        seen: Seen::default(),
+        latency: histogram(),
+    };
     let mut request = Request::new(FETCH, 0);
     let mut buffer = Vec::new();
     let mut correlation = 0;
@@ -148,7 +174,9 @@ fn connection(bootstrap: &str, topic: &str, mut ranges: Vec<Range>, args: &Consu
         }
         request.i32(0);
         request.string("");
-        stream.write_all(request.finish()).context("the broker closed the connection")?;
+        stream
+            .write_all(request.finish())
+            .context("the broker closed the connection")?;
         wire::receive(&mut stream, &mut buffer)?;
         let now_ns = clock.map(|c| c.elapsed().as_nanos() as u64);
 
@@ -170,13 +198,20 @@ fn connection(bootstrap: &str, topic: &str, mut ranges: Vec<Range>, args: &Consu
                 r.i32()?;
                 let mut records = r.bytes()?;
                 out.bytes += records.len() as u64;
-                let range = ranges.iter_mut().find(|x| x.partition == partition).context("a partition that was not asked for")?;
+                let range = ranges
+                    .iter_mut()
+                    .find(|x| x.partition == partition)
+                    .context("a partition that was not asked for")?;
                 while let Some(batch) = next_batch(&mut records, args.verify)? {
                     let next = batch.base_offset + i64::from(batch.records);
                     if next <= range.next {
                         continue;
                     }
-                    ensure!(batch.base_offset <= range.next, "{topic}-{partition}: gap before offset {}", batch.base_offset);
+                    ensure!(
+                        batch.base_offset <= range.next,
+                        "{topic}-{partition}: gap before offset {}",
+                        batch.base_offset
+                    );
                     range.next = next;
                     out.records += u64::from(batch.records);
                     out.batches += 1;
@@ -184,7 +219,8 @@ fn connection(bootstrap: &str, topic: &str, mut ranges: Vec<Range>, args: &Consu
                         batch.stamps(|stamp| {
                             out.seen.note(stamp.producer, partition, stamp.sequence);
                             if let Some(now_ns) = now_ns {
-                                out.latency.saturating_record(now_ns.saturating_sub(stamp.due_ns));
+                                out.latency
+                                    .saturating_record(now_ns.saturating_sub(stamp.due_ns));
                             }
                             Ok(())
                         })?;

@@ -9,7 +9,10 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use trireme_engine::Engine;
-use trireme_engine::api::{Ack, Append, EngineConfig, PartitionConfig, PartitionId, PartitionRef, ReadRequest, Isolation, TopicId};
+use trireme_engine::api::{
+    Ack, Append, EngineConfig, Isolation, PartitionConfig, PartitionId, PartitionRef, ReadRequest,
+    TopicId,
+};
 use trireme_engine::batch;
 use trireme_runtime::sync::{Semaphore, WaitGroup};
 use trireme_runtime::{NodeConfig, PerCore, run_node, service, spawn};
@@ -60,7 +63,10 @@ pub fn run(args: &EngineArgs) -> Result<Report> {
 
 async fn bench(
     args: EngineArgs,
-    mail: trireme_runtime::Service<trireme_engine::api::ShardRequest, trireme_engine::api::ShardReply>,
+    mail: trireme_runtime::Service<
+        trireme_engine::api::ShardRequest,
+        trireme_engine::api::ShardReply,
+    >,
 ) -> Result<Report> {
     let mut config = EngineConfig::new(&args.dir);
     if args.no_direct {
@@ -68,20 +74,47 @@ async fn bench(
     }
     Engine::prepare(&config).await?;
     let engine = Engine::open(config, 0, 1, mail).await?;
-    let partitions: Vec<PartitionRef> =
-        (0..args.partitions).map(|index| PartitionRef { id: PartitionId { topic: TopicId([7; 16]), index }, shard: 0 }).collect();
-    for result in engine.create(partitions.iter().map(|p| (*p, PartitionConfig::default())).collect()).await {
+    let partitions: Vec<PartitionRef> = (0..args.partitions)
+        .map(|index| PartitionRef {
+            id: PartitionId {
+                topic: TopicId([7; 16]),
+                index,
+            },
+            shard: 0,
+        })
+        .collect();
+    for result in engine
+        .create(
+            partitions
+                .iter()
+                .map(|p| (*p, PartitionConfig::default()))
+                .collect(),
+        )
+        .await
+    {
         result?;
     }
 
     let maker = BatchMaker::new(args.record_size, args.batch_bytes, Compression::None)?;
     let mut bytes = Vec::new();
-    let per_batch = maker.append(&mut bytes, Stamp { producer: 0, sequence: 0, due_ns: 0 }, u64::MAX, trireme_runtime::unix_ms())? as u64;
+    let per_batch = maker.append(
+        &mut bytes,
+        Stamp {
+            producer: 0,
+            sequence: 0,
+            due_ns: 0,
+        },
+        u64::MAX,
+        trireme_runtime::unix_ms(),
+    )? as u64;
     let bytes = Bytes::from(bytes);
     let batches = args.records.div_ceil(per_batch);
 
     let pid = std::process::id();
-    let spent = |engine: &Engine| Spent { cpu_seconds: cpu_seconds(pid).unwrap_or(f64::NAN), syncs: Some(engine.stats().groups as f64) };
+    let spent = |engine: &Engine| Spent {
+        cpu_seconds: cpu_seconds(pid).unwrap_or(f64::NAN),
+        syncs: Some(engine.stats().groups as f64),
+    };
     let (before, machine_before, start) = (spent(&engine), machine_cpu_seconds(), Instant::now());
     let room = Rc::new(Semaphore::new(args.in_flight));
     let under_way = WaitGroup::new();
@@ -92,13 +125,24 @@ async fn bench(
         batch::validate(&bytes, &batch::Limits::client(bytes.len())).map_err(|e| anyhow!("{e}"))?;
         let partition = partitions[(n % u64::from(args.partitions)) as usize];
         let sent = Instant::now();
-        let append = engine.append(vec![Append { partition, batches: bytes.clone(), ack: Ack::Committed }]);
-        let (room, latency, failed, guard) = (room.clone(), latency.clone(), failed.clone(), under_way.enter());
+        let append = engine.append(vec![Append {
+            partition,
+            batches: bytes.clone(),
+            ack: Ack::Committed,
+        }]);
+        let (room, latency, failed, guard) = (
+            room.clone(),
+            latency.clone(),
+            failed.clone(),
+            under_way.enter(),
+        );
         spawn(async move {
             if let Some(Err(error)) = append.await.into_iter().next() {
                 failed.set(Some(error.to_string()));
             }
-            latency.borrow_mut().saturating_record_n(sent.elapsed().as_nanos() as u64, per_batch);
+            latency
+                .borrow_mut()
+                .saturating_record_n(sent.elapsed().as_nanos() as u64, per_batch);
             room.release(1);
             drop(guard);
         })
@@ -106,20 +150,36 @@ async fn bench(
     }
     under_way.wait().await;
     let elapsed = start.elapsed();
-    let window = Window { before, after: spent(&engine), machine_before, machine_after: machine_cpu_seconds(), elapsed };
+    let window = Window {
+        before,
+        after: spent(&engine),
+        machine_before,
+        machine_after: machine_cpu_seconds(),
+        elapsed,
+    };
     if let Some(error) = failed.take() {
         return Err(anyhow!("append: {error}"));
     }
     let what = format!(
         "bare engine{}: {} partitions, records of {} B, batches of {} B, {} under way, every acknowledgement on disk",
-        if args.no_direct { ", commit log only" } else { "" },
+        if args.no_direct {
+            ", commit log only"
+        } else {
+            ""
+        },
         args.partitions,
         args.record_size,
         args.batch_bytes,
         args.in_flight
     );
-    let mut report =
-        Report::new(what, batches * per_batch, batches, batches * bytes.len() as u64, &window).with_latency(&latency.borrow());
+    let mut report = Report::new(
+        what,
+        batches * per_batch,
+        batches,
+        batches * bytes.len() as u64,
+        &window,
+    )
+    .with_latency(&latency.borrow());
     let stats = engine.stats();
     report.verified = Some(format!(
         "direct {:.1} MB in {} runs, through the log {:.1} MB in {} groups, flushed {:.1} MB",
@@ -135,7 +195,14 @@ async fn bench(
         for partition in &partitions {
             let mut offset = 0;
             loop {
-                let request = ReadRequest { partition: *partition, offset, max_bytes: 1 << 20, at_least_one: true, isolation: Isolation::HighWatermark, leader_epoch: None };
+                let request = ReadRequest {
+                    partition: *partition,
+                    offset,
+                    max_bytes: 1 << 20,
+                    at_least_one: true,
+                    isolation: Isolation::HighWatermark,
+                    leader_epoch: None,
+                };
                 let result = engine.read(vec![request]).await.remove(0)?;
                 if result.bytes == 0 {
                     break;
@@ -145,7 +212,10 @@ async fn bench(
             }
         }
         let text = report.verified.take().unwrap_or_default();
-        report.verified = Some(format!("{text}; read back {:.1} MB/s", read as f64 / start.elapsed().as_secs_f64() / 1e6));
+        report.verified = Some(format!(
+            "{text}; read back {:.1} MB/s",
+            read as f64 / start.elapsed().as_secs_f64() / 1e6
+        ));
     }
     engine.shutdown().await;
     Ok(report)

@@ -68,13 +68,29 @@ impl Drop for Running {
 }
 
 pub fn run(args: &LimitArgs, json: bool) -> Result<()> {
-    ensure!(args.produce.compression == Compression::None, "the limit is measured without compression");
+    ensure!(
+        args.produce.compression == Compression::None,
+        "the limit is measured without compression"
+    );
     std::fs::create_dir_all(&args.dir)?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port();
     let address = format!("127.0.0.1:{port}");
     let child = Command::new(std::env::current_exe()?)
-        .args(["limit-server", "--listen", &address, "--cores", &args.cores.to_string()])
-        .args(["--record-size", &args.produce.record_size.to_string(), "--batch-bytes", &args.produce.batch_bytes.to_string()])
+        .args([
+            "limit-server",
+            "--listen",
+            &address,
+            "--cores",
+            &args.cores.to_string(),
+        ])
+        .args([
+            "--record-size",
+            &args.produce.record_size.to_string(),
+            "--batch-bytes",
+            &args.produce.batch_bytes.to_string(),
+        ])
         .arg("--dir")
         .arg(&args.dir)
         .stdin(Stdio::null())
@@ -87,14 +103,33 @@ pub fn run(args: &LimitArgs, json: bool) -> Result<()> {
     }
     let server = Server::find(Some(child.0.id()), &address, None);
     let partitions = args.produce.connections.max(1) as i32;
-    let (sent, window) = measure(&server, |start| produce::run(&address, "limit", partitions, &args.produce, start))?;
-    let what = format!("limit: receive, CRC-32C, O_DIRECT + DSYNC write, reply; {} core(s)", args.cores);
+    let (sent, window) = measure(&server, |start| {
+        produce::run(&address, "limit", partitions, &args.produce, start)
+    })?;
+    let what = format!(
+        "limit: receive, CRC-32C, O_DIRECT + DSYNC write, reply; {} core(s)",
+        args.cores
+    );
     produced(what, &sent, &window)?.print(json);
 
-    let maker = BatchMaker::new(args.produce.record_size, args.produce.batch_bytes, Compression::None)?;
+    let maker = BatchMaker::new(
+        args.produce.record_size,
+        args.produce.batch_bytes,
+        Compression::None,
+    )?;
     let (batch_len, per_file) = file_shape(&maker)?;
-    let ranges = [Range { partition: 0, next: 0, end: (per_file * maker.records()) as i64 }];
-    let fetch = ConsumeArgs { consumers: 1, partition_bytes: FETCH_BYTES as i32, fetch_bytes: FETCH_BYTES as i32, max_wait_ms: 500, verify: false };
+    let ranges = [Range {
+        partition: 0,
+        next: 0,
+        end: (per_file * maker.records()) as i64,
+    }];
+    let fetch = ConsumeArgs {
+        consumers: 1,
+        partition_bytes: FETCH_BYTES as i32,
+        fetch_bytes: FETCH_BYTES as i32,
+        max_wait_ms: 500,
+        verify: false,
+    };
     let rounds = (args.produce.records / (per_file * maker.records()) as u64).max(1);
     let (got, window) = measure(&server, |_| {
         let mut all = consume::run(&address, "limit", &ranges, &fetch, None)?;
@@ -106,7 +141,12 @@ pub fn run(args: &LimitArgs, json: bool) -> Result<()> {
         }
         Ok(all)
     })?;
-    consumed(format!("limit: sendfile of resident batches of {batch_len} B"), &got, &window).print(json);
+    consumed(
+        format!("limit: sendfile of resident batches of {batch_len} B"),
+        &got,
+        &window,
+    )
+    .print(json);
     drop(child);
     std::fs::remove_dir_all(&args.dir).with_context(|| format!("removing {}", args.dir.display()))
 }
@@ -114,7 +154,16 @@ pub fn run(args: &LimitArgs, json: bool) -> Result<()> {
 /// Length of a batch, and how many of them the file holds.
 fn file_shape(maker: &BatchMaker) -> Result<(usize, usize)> {
     let mut one = Vec::new();
-    maker.append(&mut one, Stamp { producer: 0, sequence: 0, due_ns: 0 }, u64::MAX, 0)?;
+    maker.append(
+        &mut one,
+        Stamp {
+            producer: 0,
+            sequence: 0,
+            due_ns: 0,
+        },
+        u64::MAX,
+        0,
+    )?;
     Ok((one.len(), (FILE_BYTES / one.len()).max(1)))
 }
 
@@ -125,13 +174,26 @@ pub fn serve(args: &ServerArgs) -> Result<()> {
     for n in 0..per_file {
         let sequence = (n * maker.records()) as u64;
         let start = content.len();
-        maker.append(&mut content, Stamp { producer: 0, sequence, due_ns: 0 }, u64::MAX, 0)?;
+        maker.append(
+            &mut content,
+            Stamp {
+                producer: 0,
+                sequence,
+                due_ns: 0,
+            },
+            u64::MAX,
+            0,
+        )?;
         content[start..start + 8].copy_from_slice(&sequence.to_be_bytes());
     }
     let file = args.dir.join("batches");
     std::fs::write(&file, &content)?;
     drop(content);
-    let shape = Shape { batch_len, per_file, records: maker.records() };
+    let shape = Shape {
+        batch_len,
+        per_file,
+        records: maker.records(),
+    };
     let (dir, listen) = (args.dir.clone(), args.listen);
     let unit = PerCore::new((0..args.cores).map(|_| (dir.clone(), file.clone(), shape)));
     run_node(NodeConfig::with_cores(args.cores), move |core| {
@@ -153,7 +215,13 @@ struct Shape {
     records: usize,
 }
 
-async fn core_main(core: usize, listen: SocketAddr, dir: PathBuf, file: PathBuf, shape: Shape) -> Result<()> {
+async fn core_main(
+    core: usize,
+    listen: SocketAddr,
+    dir: PathBuf,
+    file: PathBuf,
+    shape: Shape,
+) -> Result<()> {
     let log = Rc::new(Log::create(dir.join(format!("log-{core}"))).await?);
     spawn(log.clone().run()).detach();
     let file = File::open(&file, OpenOptions::READ).await?;
@@ -179,11 +247,17 @@ impl Log {
     async fn create(path: PathBuf) -> Result<Log> {
         let file = File::open(&path, OpenOptions::CREATE.direct()).await?;
         for at in (0..LOG_BYTES).step_by(WRITE_BYTES) {
-            file.write_all_at(AlignedBuf::zeroed(WRITE_BYTES), at).await.0?;
+            file.write_all_at(AlignedBuf::zeroed(WRITE_BYTES), at)
+                .await
+                .0?;
         }
         file.sync_all().await?;
         fs::sync_dir(path.parent().context("a directory")?).await?;
-        Ok(Log { file, waiting: RefCell::default(), more: Notify::new() })
+        Ok(Log {
+            file,
+            waiting: RefCell::default(),
+            more: Notify::new(),
+        })
     }
 
     async fn run(self: Rc<Self>) {
@@ -233,8 +307,14 @@ impl Log {
     }
 }
 
-async fn connection(stream: Rc<TcpStream>, log: Rc<Log>, file: File, shape: Shape) -> std::io::Result<()> {
-    let (answers, mut ready) = trireme_runtime::sync::unbounded::<(i32, trireme_runtime::sync::OneReceiver<()>)>();
+async fn connection(
+    stream: Rc<TcpStream>,
+    log: Rc<Log>,
+    file: File,
+    shape: Shape,
+) -> std::io::Result<()> {
+    let (answers, mut ready) =
+        trireme_runtime::sync::unbounded::<(i32, trireme_runtime::sync::OneReceiver<()>)>();
     let writer = stream.clone();
     spawn(async move {
         while let Some((correlation, durable)) = ready.recv().await {
@@ -256,7 +336,9 @@ async fn connection(stream: Rc<TcpStream>, log: Rc<Log>, file: File, shape: Shap
         let (result, head) = stream.recv_exact_into(vec![0u8; 4], 0, 4).await;
         result?;
         let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let (result, frame) = stream.recv_exact_into(Vec::with_capacity(len), 0, len).await;
+        let (result, frame) = stream
+            .recv_exact_into(Vec::with_capacity(len), 0, len)
+            .await;
         result?;
         let correlation = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
         if frame[..2] == 0i16.to_be_bytes() {
@@ -274,12 +356,24 @@ async fn connection(stream: Rc<TcpStream>, log: Rc<Log>, file: File, shape: Shap
 }
 
 /// Answers Fetch 11 for partition 0 from the file: the offset stands at a fixed place in the generator's requests.
-async fn fetch(stream: &TcpStream, file: &File, shape: Shape, correlation: i32, frame: &[u8]) -> std::io::Result<()> {
+async fn fetch(
+    stream: &TcpStream,
+    file: &File,
+    shape: Shape,
+    correlation: i32,
+    frame: &[u8],
+) -> std::io::Result<()> {
     // header 8 + client id 2+13, then 29 bytes up to the topics, 1 topic "limit", 1 partition, its index and epoch
     const OFFSET_AT: usize = 8 + 15 + 4 + 4 + 4 + 4 + 1 + 4 + 4 + 4 + 7 + 4 + 4 + 4;
-    let offset = i64::from_be_bytes(frame[OFFSET_AT..OFFSET_AT + 8].try_into().expect("eight bytes"));
+    let offset = i64::from_be_bytes(
+        frame[OFFSET_AT..OFFSET_AT + 8]
+            .try_into()
+            .expect("eight bytes"),
+    );
     let batch = (offset as usize / shape.records).min(shape.per_file);
-    let count = (FETCH_BYTES / shape.batch_len).max(1).min(shape.per_file - batch);
+    let count = (FETCH_BYTES / shape.batch_len)
+        .max(1)
+        .min(shape.per_file - batch);
     let bytes = count * shape.batch_len;
     let mut head = Vec::with_capacity(96);
     head.extend_from_slice(&[0; 4]);
@@ -296,5 +390,7 @@ async fn fetch(stream: &TcpStream, file: &File, shape: Shape, correlation: i32, 
     let len = (head.len() - 4 + bytes) as u32;
     head[..4].copy_from_slice(&len.to_be_bytes());
     stream.send_all(vec![Bytes::from(head)]).await?;
-    stream.sendfile(file, (batch * shape.batch_len) as u64, bytes as u64).await
+    stream
+        .sendfile(file, (batch * shape.batch_len) as u64, bytes as u64)
+        .await
 }

@@ -96,7 +96,9 @@ struct Target {
 }
 
 fn parse_config(text: &str) -> Result<(String, String), String> {
-    text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).ok_or_else(|| "name=value".into())
+    text.split_once('=')
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .ok_or_else(|| "name=value".into())
 }
 
 impl Target {
@@ -120,9 +122,20 @@ impl Target {
             }
         }
         let count = admin.partitions(&self.topic)?;
-        ensure!(count == self.partitions, "topic {} has {count} partitions: give --partitions {count}, --fresh, or another --topic", self.topic);
+        ensure!(
+            count == self.partitions,
+            "topic {} has {count} partitions: give --partitions {count}, --fresh, or another --topic",
+            self.topic
+        );
         let offsets = admin.offsets(&self.topic, count)?;
-        Ok((0..).zip(offsets).map(|(partition, (next, end))| Range { partition, next, end }).collect())
+        Ok((0..)
+            .zip(offsets)
+            .map(|(partition, (next, end))| Range {
+                partition,
+                next,
+                end,
+            })
+            .collect())
     }
 
     fn server(&self) -> Server {
@@ -137,7 +150,16 @@ fn measure<T>(server: &Server, work: impl FnOnce(Instant) -> Result<T>) -> Resul
     let value = work(start)?;
     let elapsed = start.elapsed();
     let (after, machine_after) = (server.spent(), machine_cpu_seconds());
-    Ok((value, Window { before, after, machine_before, machine_after, elapsed }))
+    Ok((
+        value,
+        Window {
+            before,
+            after,
+            machine_before,
+            machine_after,
+            elapsed,
+        },
+    ))
 }
 
 fn produced(what: String, sent: &[Sent], window: &Window) -> Result<Report> {
@@ -146,7 +168,14 @@ fn produced(what: String, sent: &[Sent], window: &Window) -> Result<Report> {
     for one in sent {
         latency.add(&one.latency)?;
     }
-    Ok(Report::new(what, sum(|s| s.records), sum(|s| s.batches), sum(|s| s.bytes), window).with_latency(&latency))
+    Ok(Report::new(
+        what,
+        sum(|s| s.records),
+        sum(|s| s.batches),
+        sum(|s| s.bytes),
+        window,
+    )
+    .with_latency(&latency))
 }
 
 fn describe(target: &Target, args: &ProduceArgs) -> String {
@@ -159,7 +188,8 @@ fn describe(target: &Target, args: &ProduceArgs) -> String {
         args.acks,
         args.compression,
         args.connections,
-        args.rate.map_or("as fast as it answers".into(), |r| format!("{r} records/s")),
+        args.rate
+            .map_or("as fast as it answers".into(), |r| format!("{r} records/s")),
     )
 }
 
@@ -169,7 +199,10 @@ fn consumed(what: String, got: &Received, window: &Window) -> Report {
 
 /// Whether what was sent came back; the sentence for the report.
 fn verdict(sent: &[Sent], got: &Received) -> Result<String> {
-    let missing: u64 = sent.iter().map(|s| got.seen.missing(s.producer, s.records)).sum();
+    let missing: u64 = sent
+        .iter()
+        .map(|s| got.seen.missing(s.producer, s.records))
+        .sum();
     let total: u64 = sent.iter().map(|s| s.records).sum();
     let seen = &got.seen;
     let text = format!(
@@ -187,23 +220,49 @@ fn main() -> Result<()> {
     match cli.command {
         Command::Produce { target, produce } => {
             target.prepare()?;
-            let (sent, window) =
-                measure(&target.server(), |start| produce::run(&target.bootstrap, &target.topic, target.partitions, &produce, start))?;
+            let (sent, window) = measure(&target.server(), |start| {
+                produce::run(
+                    &target.bootstrap,
+                    &target.topic,
+                    target.partitions,
+                    &produce,
+                    start,
+                )
+            })?;
             produced(describe(&target, &produce), &sent, &window)?.print(cli.json);
         }
         Command::Consume { target, consume } => {
             let ranges = target.prepare()?;
-            let (got, window) =
-                measure(&target.server(), |_| consume::run(&target.bootstrap, &target.topic, &ranges, &consume, None))?;
-            consumed(format!("consume from {}, {} partitions", target.bootstrap, target.partitions), &got, &window).print(cli.json);
+            let (got, window) = measure(&target.server(), |_| {
+                consume::run(&target.bootstrap, &target.topic, &ranges, &consume, None)
+            })?;
+            consumed(
+                format!(
+                    "consume from {}, {} partitions",
+                    target.bootstrap, target.partitions
+                ),
+                &got,
+                &window,
+            )
+            .print(cli.json);
         }
-        Command::Run { target, produce, mut consume } => {
+        Command::Run {
+            target,
+            produce,
+            mut consume,
+        } => {
             consume.verify = true;
             let ranges = target.prepare()?;
             let server = target.server();
-            let ((sent, got), window) = measure(&server, |start| both(&target, &ranges, &produce, &consume, start))?;
+            let ((sent, got), window) = measure(&server, |start| {
+                both(&target, &ranges, &produce, &consume, start)
+            })?;
             produced(describe(&target, &produce), &sent, &window)?.print(cli.json);
-            let mut report = consumed("consume at the same time; latency is end to end".into(), &got, &window);
+            let mut report = consumed(
+                "consume at the same time; latency is end to end".into(),
+                &got,
+                &window,
+            );
             report.verified = Some(verdict(&sent, &got)?);
             report.print(cli.json);
         }
@@ -225,11 +284,29 @@ fn both(
     let counts = produce::plan(target.partitions, produce)?;
     let ranges: Vec<Range> = ranges
         .iter()
-        .map(|r| Range { partition: r.partition, next: r.end, end: r.end + counts[r.partition as usize] as i64 })
+        .map(|r| Range {
+            partition: r.partition,
+            next: r.end,
+            end: r.end + counts[r.partition as usize] as i64,
+        })
         .collect();
     std::thread::scope(|scope| {
-        let consumer = scope.spawn(|| consume::run(&target.bootstrap, &target.topic, &ranges, consume, Some(start)));
-        let sent = produce::run(&target.bootstrap, &target.topic, target.partitions, produce, start)?;
+        let consumer = scope.spawn(|| {
+            consume::run(
+                &target.bootstrap,
+                &target.topic,
+                &ranges,
+                consume,
+                Some(start),
+            )
+        });
+        let sent = produce::run(
+            &target.bootstrap,
+            &target.topic,
+            target.partitions,
+            produce,
+            start,
+        )?;
         let got = consumer.join().expect("the consumer panicked")?;
         Ok((sent, got))
     })

@@ -12,13 +12,19 @@ pub struct Pace {
 
 impl Pace {
     pub fn new(start: Instant, rate: Option<f64>) -> Pace {
-        Pace { start, rate, sent: 0 }
+        Pace {
+            start,
+            rate,
+            sent: 0,
+        }
     }
 
     /// Waits until the next `records` are due; their time, in ns since the start.
     pub fn wait(&mut self, records: u64) -> u64 {
         let now = self.start.elapsed();
-        let Some(rate) = self.rate else { return now.as_nanos() as u64 };
+        let Some(rate) = self.rate else {
+            return now.as_nanos() as u64;
+        };
         let due = Duration::from_secs_f64(self.sent as f64 / rate);
         self.sent += records;
         if let Some(early) = due.checked_sub(now) {
@@ -35,6 +41,9 @@ mod tests {
     #[test]
     fn due_times_follow_the_rate_and_not_the_sender() {
         let mut pace = Pace::new(Instant::now() - Duration::from_secs(10), Some(1000.0));
-        assert_eq!((0..4).map(|_| pace.wait(100)).collect::<Vec<_>>(), [0, 100_000_000, 200_000_000, 300_000_000]);
+        assert_eq!(
+            (0..4).map(|_| pace.wait(100)).collect::<Vec<_>>(),
+            [0, 100_000_000, 200_000_000, 300_000_000]
+        );
     }
 }

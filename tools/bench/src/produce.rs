@@ -64,13 +64,19 @@ pub struct Sent {
 
 /// Which partitions connection `n` of `connections` sends to, and how many records.
 fn share(n: usize, connections: usize, partitions: i32, records: u64) -> (Vec<i32>, u64) {
-    let mine = (0..partitions).filter(|p| *p as usize % connections == n).collect();
-    (mine, records / connections as u64 + u64::from((n as u64) < records % connections as u64))
+    let mine = (0..partitions)
+        .filter(|p| *p as usize % connections == n)
+        .collect();
+    (
+        mine,
+        records / connections as u64 + u64::from((n as u64) < records % connections as u64),
+    )
 }
 
 /// How many records [`run`] will send to each partition.
 pub fn plan(partitions: i32, args: &ProduceArgs) -> Result<Vec<u64>> {
-    let per_batch = BatchMaker::new(args.record_size, args.batch_bytes, args.compression)?.records() as u64;
+    let per_batch =
+        BatchMaker::new(args.record_size, args.batch_bytes, args.compression)?.records() as u64;
     let connections = args.connections.clamp(1, partitions as usize);
     let mut counts = vec![0; partitions as usize];
     for n in 0..connections {
@@ -94,16 +100,36 @@ struct Under {
 }
 
 /// Sends everything; returns when the last answer is there. `start` is the zero of all stamps.
-pub fn run(bootstrap: &str, topic: &str, partitions: i32, args: &ProduceArgs, start: Instant) -> Result<Vec<Sent>> {
+pub fn run(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    args: &ProduceArgs,
+    start: Instant,
+) -> Result<Vec<Sent>> {
     let connections = args.connections.clamp(1, partitions as usize);
     let threads: Vec<_> = (0..connections)
         .map(|n| {
             let (mine, records) = share(n, connections, partitions, args.records);
             let (bootstrap, topic, args) = (bootstrap.to_owned(), topic.to_owned(), args.clone());
-            thread::spawn(move || connection(&bootstrap, &topic, n as u16, &mine, records, connections, &args, start))
+            thread::spawn(move || {
+                connection(
+                    &bootstrap,
+                    &topic,
+                    n as u16,
+                    &mine,
+                    records,
+                    connections,
+                    &args,
+                    start,
+                )
+            })
         })
         .collect();
-    threads.into_iter().map(|t| t.join().expect("a sender panicked")).collect()
+    threads
+        .into_iter()
+        .map(|t| t.join().expect("a sender panicked"))
+        .collect()
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -126,7 +152,13 @@ fn connection(
         thread::spawn(move || take_answers(stream, answers, acks, start))
     };
 
-    let mut sent = Sent { producer, records: 0, batches: 0, bytes: 0, latency: histogram() };
+    let mut sent = Sent {
+        producer,
+        records: 0,
+        batches: 0,
+        bytes: 0,
+        latency: histogram(),
+    };
     let mut pace = Pace::new(start, args.rate.map(|r| r / connections as f64));
     let mut request = Request::new(PRODUCE, 0);
     let mut correlation = 0;
@@ -149,7 +181,11 @@ fn connection(
             request.i32(*turn.next().context("no partitions")?);
             request.i32(0);
             let at = request.bytes.len();
-            let stamp = Stamp { producer, sequence: sent.records, due_ns };
+            let stamp = Stamp {
+                producer,
+                sequence: sent.records,
+                due_ns,
+            };
             let n = maker.append(&mut request.bytes, stamp, records - sent.records, now_ms)? as u64;
             let len = (request.bytes.len() - at) as i32;
             request.bytes[at - 4..at].copy_from_slice(&len.to_be_bytes());
@@ -158,9 +194,18 @@ fn connection(
         }
         request.bytes[count_at..count_at + 4].copy_from_slice(&(count as i32).to_be_bytes());
         sent.batches += count as u64;
-        stream.write_all(request.finish()).context("the broker closed the connection")?;
+        stream
+            .write_all(request.finish())
+            .context("the broker closed the connection")?;
         // Blocks while too many are unanswered; an error means that the reader has one to tell.
-        if args.acks != 0 && under.send(Under { due_ns, records: in_request }).is_err() {
+        if args.acks != 0
+            && under
+                .send(Under {
+                    due_ns,
+                    records: in_request,
+                })
+                .is_err()
+        {
             break;
         }
     }
@@ -169,7 +214,12 @@ fn connection(
     Ok(sent)
 }
 
-fn take_answers(mut stream: TcpStream, under: Receiver<Under>, acks: i16, start: Instant) -> Result<Histogram<u64>> {
+fn take_answers(
+    mut stream: TcpStream,
+    under: Receiver<Under>,
+    acks: i16,
+    start: Instant,
+) -> Result<Histogram<u64>> {
     let mut latency = histogram();
     if acks == 0 {
         return Ok(latency);
@@ -186,7 +236,10 @@ fn take_answers(mut stream: TcpStream, under: Receiver<Under>, acks: i16, start:
             let topic = r.string()?;
             for _ in 0..r.len()? {
                 let (partition, error) = (r.i32()?, r.i16()?);
-                ensure!(error == 0, "produce to {topic:?}-{partition}: error {error}");
+                ensure!(
+                    error == 0,
+                    "produce to {topic:?}-{partition}: error {error}"
+                );
                 (r.i64()?, r.i64()?, r.i64()?);
             }
         }

@@ -43,10 +43,20 @@ pub struct Window {
 }
 
 impl Report {
-    pub fn new(what: impl Into<String>, records: u64, batches: u64, bytes: u64, window: &Window) -> Report {
+    pub fn new(
+        what: impl Into<String>,
+        records: u64,
+        batches: u64,
+        bytes: u64,
+        window: &Window,
+    ) -> Report {
         let seconds = window.elapsed.as_secs_f64();
         let million = records as f64 / 1e6;
-        let syncs = window.after.syncs.zip(window.before.syncs).map(|(a, b)| a - b);
+        let syncs = window
+            .after
+            .syncs
+            .zip(window.before.syncs)
+            .map(|(a, b)| a - b);
         Report {
             what: what.into(),
             records,
@@ -56,7 +66,8 @@ impl Report {
             mb_per_second: bytes as f64 / seconds / 1e6,
             records_per_batch: records as f64 / batches.max(1) as f64,
             records_per_sync: syncs.filter(|s| *s > 0.0).map(|s| records as f64 / s),
-            server_cpu_s_per_million: (window.after.cpu_seconds - window.before.cpu_seconds) / million,
+            server_cpu_s_per_million: (window.after.cpu_seconds - window.before.cpu_seconds)
+                / million,
             machine_cpu_s_per_million: (window.machine_after - window.machine_before) / million,
             latency_us: None,
             verified: None,
@@ -66,14 +77,23 @@ impl Report {
     pub fn with_latency(mut self, latency: &Histogram<u64>) -> Report {
         if !latency.is_empty() {
             let at = |q: f64| latency.value_at_quantile(q) as f64 / 1e3;
-            self.latency_us = Some([at(0.5), at(0.9), at(0.99), at(0.999), latency.max() as f64 / 1e3]);
+            self.latency_us = Some([
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                at(0.999),
+                latency.max() as f64 / 1e3,
+            ]);
         }
         self
     }
 
     pub fn print(&self, json: bool) {
         if json {
-            println!("{}", serde_json::to_string(self).expect("a report is plain data"));
+            println!(
+                "{}",
+                serde_json::to_string(self).expect("a report is plain data")
+            );
             return;
         }
         println!("{}", self.what);
@@ -84,14 +104,18 @@ impl Report {
             self.records_per_second,
             self.mb_per_second,
             self.records_per_batch,
-            self.records_per_sync.map(|n| format!(", {n:.0} per sync")).unwrap_or_default()
+            self.records_per_sync
+                .map(|n| format!(", {n:.0} per sync"))
+                .unwrap_or_default()
         );
         println!(
             "  CPU seconds per million records: server {:.3}, whole machine {:.3}",
             self.server_cpu_s_per_million, self.machine_cpu_s_per_million
         );
         if let Some([p50, p90, p99, p999, max]) = self.latency_us {
-            println!("  latency µs: p50 {p50:.0}, p90 {p90:.0}, p99 {p99:.0}, p99.9 {p999:.0}, max {max:.0}");
+            println!(
+                "  latency µs: p50 {p50:.0}, p90 {p90:.0}, p99 {p99:.0}, p99.9 {p999:.0}, max {max:.0}"
+            );
         }
         if let Some(verified) = &self.verified {
             println!("  {verified}");

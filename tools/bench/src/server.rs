@@ -26,15 +26,23 @@ impl Server {
     pub fn find(pid: Option<u32>, bootstrap: &str, admin: Option<String>) -> Server {
         let pid = pid.or_else(|| listener(bootstrap));
         if pid.is_none() {
-            eprintln!("note: no process found that listens at {bootstrap}; give --server-pid to see its CPU time");
+            eprintln!(
+                "note: no process found that listens at {bootstrap}; give --server-pid to see its CPU time"
+            );
         }
         Server { pid, admin }
     }
 
     pub fn spent(&self) -> Spent {
         Spent {
-            cpu_seconds: self.pid.and_then(|pid| cpu_seconds(pid).ok()).unwrap_or(f64::NAN),
-            syncs: self.admin.as_deref().and_then(|admin| commit_groups(admin).ok()),
+            cpu_seconds: self
+                .pid
+                .and_then(|pid| cpu_seconds(pid).ok())
+                .unwrap_or(f64::NAN),
+            syncs: self
+                .admin
+                .as_deref()
+                .and_then(|admin| commit_groups(admin).ok()),
         }
     }
 }
@@ -43,7 +51,13 @@ impl Server {
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after = stat.rsplit_once(')').context("unreadable stat")?.1;
-    let field = |n: usize| -> Result<f64> { Ok(after.split_whitespace().nth(n).context("short stat")?.parse()?) };
+    let field = |n: usize| -> Result<f64> {
+        Ok(after
+            .split_whitespace()
+            .nth(n)
+            .context("short stat")?
+            .parse()?)
+    };
     let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
     Ok((field(11)? + field(12)?) / ticks as f64)
 }
@@ -52,7 +66,13 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
 pub fn machine_cpu_seconds() -> f64 {
     let read = || -> Option<f64> {
         let stat = fs::read_to_string("/proc/stat").ok()?;
-        let fields: Vec<f64> = stat.lines().next()?.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
+        let fields: Vec<f64> = stat
+            .lines()
+            .next()?
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|f| f.parse().ok())
+            .collect();
         // user nice system idle iowait irq softirq steal
         Some((fields[0] + fields[1] + fields[2] + fields[5] + fields[6]) / 100.0)
     };
@@ -72,9 +92,16 @@ fn listener(address: &str) -> Option<u32> {
         }
     }
     for process in fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
-        let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
-        let ours = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|l| inodes.iter().any(|i| l.as_os_str() == i.as_str()));
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let Ok(files) = fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        let ours = |fd: fs::DirEntry| {
+            fs::read_link(fd.path())
+                .is_ok_and(|l| inodes.iter().any(|i| l.as_os_str() == i.as_str()))
+        };
         if files.flatten().any(ours) {
             return Some(pid);
         }
@@ -85,9 +112,15 @@ fn listener(address: &str) -> Option<u32> {
 fn commit_groups(admin: &str) -> Result<f64> {
     let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+    )?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
-    let values = page.lines().filter(|l| l.starts_with("trireme_commit_groups_total")).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
+    let values = page
+        .lines()
+        .filter(|l| l.starts_with("trireme_commit_groups_total"))
+        .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
     Ok(values.sum())
 }

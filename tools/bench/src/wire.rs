@@ -72,7 +72,10 @@ pub struct Response<'a>(pub &'a [u8]);
 
 impl<'a> Response<'a> {
     pub fn take(&mut self, n: usize) -> Result<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(n).context("the broker's response is too short")?;
+        let (head, rest) = self
+            .0
+            .split_at_checked(n)
+            .context("the broker's response is too short")?;
         self.0 = rest;
         Ok(head)
     }
@@ -110,7 +113,9 @@ impl<'a> Response<'a> {
 }
 
 pub fn connect(address: &str) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address).with_context(|| format!("no broker at {address}: start one, or name another with --bootstrap"))?;
+    let stream = TcpStream::connect(address).with_context(|| {
+        format!("no broker at {address}: start one, or name another with --bootstrap")
+    })?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(CALL_TIMEOUT))?;
     Ok(stream)
@@ -119,9 +124,14 @@ pub fn connect(address: &str) -> Result<TcpStream> {
 /// Receives one response body into `buffer` (the correlation id is its first four bytes).
 pub fn receive(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Result<()> {
     let mut len = [0; 4];
-    stream.read_exact(&mut len).context("the broker closed the connection or did not answer")?;
+    stream
+        .read_exact(&mut len)
+        .context("the broker closed the connection or did not answer")?;
     let len = u32::from_be_bytes(len) as usize;
-    ensure!((4..=MAX_RESPONSE_BYTES).contains(&len), "the broker announced a response of {len} bytes");
+    ensure!(
+        (4..=MAX_RESPONSE_BYTES).contains(&len),
+        "the broker announced a response of {len} bytes"
+    );
     buffer.resize(len, 0);
     stream.read_exact(buffer)?;
     Ok(())
@@ -136,7 +146,11 @@ pub struct Admin {
 
 impl Admin {
     pub fn connect(address: &str) -> Result<Admin> {
-        Ok(Admin { stream: connect(address)?, buffer: Vec::new(), correlation: 0 })
+        Ok(Admin {
+            stream: connect(address)?,
+            buffer: Vec::new(),
+            correlation: 0,
+        })
     }
 
     fn call(&mut self, api: (i16, i16), fill: impl FnOnce(&mut Request)) -> Result<Response<'_>> {
@@ -146,12 +160,20 @@ impl Admin {
         self.stream.write_all(request.finish())?;
         receive(&mut self.stream, &mut self.buffer)?;
         let mut response = Response(&self.buffer);
-        ensure!(response.i32()? == self.correlation, "response to another request");
+        ensure!(
+            response.i32()? == self.correlation,
+            "response to another request"
+        );
         Ok(response)
     }
 
     /// Creates a topic; fails if it exists.
-    pub fn create_topic(&mut self, name: &str, partitions: i32, configs: &[(String, String)]) -> Result<()> {
+    pub fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        configs: &[(String, String)],
+    ) -> Result<()> {
         let mut r = self.call(CREATE_TOPICS, |q| {
             q.i32(1);
             q.string(name);
@@ -171,7 +193,10 @@ impl Admin {
             let name = r.string()?;
             let error = r.i16()?;
             let message = r.string()?;
-            ensure!(error == 0, "creating topic {name:?}: error {error} {message:?}");
+            ensure!(
+                error == 0,
+                "creating topic {name:?}: error {error} {message:?}"
+            );
         }
         Ok(())
     }
@@ -235,7 +260,9 @@ impl Admin {
                 let (partition, error) = (r.i32()?, r.i16()?);
                 r.i64()?;
                 ensure!(error == 0, "offsets of {name}-{partition}: error {error}");
-                *offsets.get_mut(partition as usize).context("a partition that was not asked for")? = r.i64()?;
+                *offsets
+                    .get_mut(partition as usize)
+                    .context("a partition that was not asked for")? = r.i64()?;
             }
         }
         Ok(offsets)
