@@ -97,7 +97,7 @@ impl DataPath {
                 let (base, extension) = name.split_once('.')?;
                 DataPath::Segment {
                     partition: parse_partition(partition)?,
-                    base_offset: base.parse().ok()?,
+                    base_offset: base.parse().ok().filter(|base| *base >= 0)?,
                     file: SegmentFile::ALL.into_iter().find(|file| file.extension() == extension)?,
                 }
             }

@@ -150,12 +150,15 @@ fn follows_to_the_end_over_files_and_around_the_ring() {
     assert_eq!(end.durable_through, log.next.sequence - 2);
 
     // Once around; what the first uses left behind is not read.
-    log.fill(4);
+    while log.uses[1] < 2 {
+        log.fill(1);
+    }
     log.first = log.next;
     log.durable_through = log.next.sequence - 1;
     log.places.clear();
-    log.fill(40);
-    assert!(log.uses.iter().all(|uses| *uses >= 2), "the test must recycle every file");
+    while log.uses[3] < 2 {
+        log.fill(1);
+    }
     let (groups, end) = log.scan(usize::MAX / 4);
     assert_eq!(end.unwrap().end, log.next);
     assert_eq!(groups, log.places.len() as u64);
