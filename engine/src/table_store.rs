@@ -38,7 +38,10 @@ impl TableStore {
     }
 
     /// Makes changes, all or none. Durable and visible when it returns; calls take effect in the order they are made (at the call).
-    pub fn commit(&self, _changes: Vec<Mutation>) -> impl Future<Output = Result<(), TableError>> + 'static {
+    pub fn commit(
+        &self,
+        _changes: Vec<Mutation>,
+    ) -> impl Future<Output = Result<(), TableError>> + 'static {
         async { unimplemented!() }
     }
 }
