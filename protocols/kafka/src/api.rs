@@ -3,7 +3,9 @@
 use crate::dispatch::Api;
 
 pub mod api_versions;
+pub mod fetch;
 pub mod metadata;
+pub mod produce;
 
 pub mod add_offsets_to_txn;
 pub mod add_partitions_to_txn;
@@ -25,6 +27,8 @@ pub mod txn_offset_commit;
 
 /// Every API that is served, by key. Versions are those that Apache Kafka 4.3 advertises.
 pub const APIS: &[&Api] = &[
+    &produce::API,
+    &fetch::API,
     &metadata::API,
     &api_versions::API,
     // Groups and producers: uncomment as they are served.

@@ -43,8 +43,14 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(remote: SocketAddr, local: SocketAddr, id: u64) -> Peer {
-        Peer { remote, local, id, gone: CancelToken::new(), last_client_id: RefCell::new("".into()) }
+    fn new(connection: &Connection, id: u64) -> Peer {
+        Peer {
+            remote: connection.peer,
+            local: connection.local,
+            id,
+            gone: connection.stop.child(),
+            last_client_id: RefCell::new("".into()),
+        }
     }
 
     /// The client id as shared text: one allocation per connection, as a client does not change its name.
@@ -79,7 +85,7 @@ struct Lane {
 /// Serves a connection until either side closes it.
 pub async fn serve(door: Rc<Door>, connection: Connection) {
     add(&door.metrics.connections_opened, 1);
-    let peer = Rc::new(Peer::new(connection.peer, connection.local, door.next_connection_id()));
+    let peer = Rc::new(Peer::new(&connection, door.next_connection_id()));
     let (reader, writer) = connection.split();
     let lane = Rc::new(Lane {
         queue: RefCell::default(),
@@ -138,6 +144,7 @@ async fn write_answers(door: Rc<Door>, lane: Rc<Lane>, mut writer: Writer) {
             continue;
         };
         let mut segments = Vec::new();
+        let mut leases = Vec::new();
         let mut bytes = 0;
         let mut answered = 0;
         let mut next = Some(entry);
@@ -147,11 +154,12 @@ async fn write_answers(door: Rc<Door>, lane: Rc<Lane>, mut writer: Writer) {
             answered += 1;
             let counters = door.metrics.api(entry.api_key);
             match reply {
-                Reply::Send(parts) => {
+                Reply::Send(parts, lease) => {
                     let size: u64 = parts.iter().map(Segment::len).sum();
                     counters.inspect(|api| add(&api.response_bytes, size));
                     bytes += size;
                     segments.extend(parts);
+                    leases.extend(lease);
                 }
                 Reply::Nothing => {}
                 Reply::Close => {
@@ -172,6 +180,7 @@ async fn write_answers(door: Rc<Door>, lane: Rc<Lane>, mut writer: Writer) {
             tracing::debug!(%error, "answer not sent");
             sendable = false;
         }
+        drop(leases);
         lane.unanswered.set(lane.unanswered.get() - answered);
         lane.serial.set(false);
         if close || !sendable {

@@ -1,10 +1,13 @@
 //! One core's Kafka door: what every connection of the core shares.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use trireme_engine::Engine;
 use trireme_net::Connection;
+use trireme_replication::Metadata;
 
+use crate::fetch_session;
 use crate::metrics::Metrics;
 
 /// What the server decides.
@@ -37,12 +40,26 @@ impl Default for DoorConfig {
 pub struct Door {
     pub config: DoorConfig,
     pub metrics: Metrics,
+    pub engine: Engine,
+    pub metadata: Metadata,
+    pub fetch_sessions: RefCell<fetch_session::Cache>,
+    /// Bytes of fetched records that wait in memory for their peers.
+    pub fetch_memory: Rc<Cell<u64>>,
     connection_ids: Cell<u64>,
 }
 
 impl Door {
-    pub fn new(config: DoorConfig) -> Rc<Door> {
-        Rc::new(Door { config, metrics: Metrics::default(), connection_ids: Cell::new(0) })
+    pub fn new(config: DoorConfig, engine: Engine, metadata: Metadata) -> Rc<Door> {
+        let sessions = fetch_session::MAX_SESSIONS.div_ceil(trireme_runtime::core_count());
+        Rc::new(Door {
+            config,
+            metrics: Metrics::default(),
+            engine,
+            metadata,
+            fetch_sessions: RefCell::new(fetch_session::Cache::new(sessions)),
+            fetch_memory: Rc::default(),
+            connection_ids: Cell::new(0),
+        })
     }
 
     /// Serves one connection to its end.

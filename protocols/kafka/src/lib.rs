@@ -13,10 +13,13 @@ pub mod api;
 pub mod codec;
 pub mod connection;
 pub mod dispatch;
+pub mod configs;
 pub mod door;
+pub mod fetch_session;
 pub mod groups;
 pub mod header;
 pub mod metrics;
 pub mod reply;
+pub mod wire;
 
 pub use door::{Door, DoorConfig};

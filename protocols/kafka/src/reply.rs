@@ -1,13 +1,18 @@
 //! What a request ends with.
 
+use std::any::Any;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::{SmallVec, smallvec};
 use trireme_net::Segment;
 
+/// Held until the answer is sent or given up: memory that is counted while it waits for the peer.
+pub type Lease = Box<dyn Any>;
+
 /// The end of one request.
 pub enum Reply {
     /// A whole response frame, length prefix included, in order.
-    Send(SmallVec<[Segment; 2]>),
+    Send(SmallVec<[Segment; 2]>, Option<Lease>),
     /// No response belongs to this request (Produce with acks=0).
     Nothing,
     /// The connection is closed, as Kafka does for what it cannot parse or does not know. Earlier requests are answered before.
@@ -34,6 +39,6 @@ pub fn finish(mut frame: BytesMut) -> Reply {
 
 impl Reply {
     pub fn memory(frame: Bytes) -> Reply {
-        Reply::Send(smallvec![Segment::Memory(frame)])
+        Reply::Send(smallvec![Segment::Memory(frame)], None)
     }
 }
