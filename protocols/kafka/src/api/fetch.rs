@@ -7,11 +7,10 @@
 mod request;
 mod response;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kacrab_protocol::generated::ErrorCode;
 use smallvec::SmallVec;
 use trireme_engine::{Isolation, PartitionRef, ReadError, ReadPart, ReadRequest, ReadResult, TopicId};
@@ -20,7 +19,7 @@ use trireme_replication::MetadataImage;
 
 use crate::dispatch::{Api, Call, Order, Started};
 use crate::door::Door;
-use crate::fetch_session::{FetchParameters, Kind, NO_SESSION, Session, Telling, TopicKey};
+use crate::fetch_session::{FetchParameters, Kind, NO_SESSION, Session, TopicKey};
 use crate::metrics::add;
 use crate::reply::Reply;
 
