@@ -16,7 +16,9 @@ use super::group::LogIdentity;
 use super::round_up_to_block;
 use super::seed::crc32;
 pub use super::sidecar::{IndexEntry, TimeIndexEntry};
+use crate::epochs::EpochEntry;
 use crate::ids::PartitionId;
+use crate::producer::{BATCHES_MAX, ProducerSnapshot};
 
 pub const MAGIC: [u8; 8] = *b"TRIRCKP\0";
 pub const VERSION: u16 = 1;
@@ -24,8 +26,6 @@ pub const VERSION: u16 = 1;
 pub const ENVELOPE_BYTES: usize = size_of::<RawEnvelope>();
 /// The largest body: a length beyond it is not believed. (A partition costs some 200 bytes.)
 pub const BODY_BYTES_MAX: usize = 1 << 30;
-/// Batches remembered of each producer: duplicates within this window are answered, as in Kafka.
-pub const PRODUCER_BATCHES_MAX: usize = 5;
 
 const ENVELOPE_CRC_AT: usize = ENVELOPE_BYTES - 4;
 const _: () = assert!(ENVELOPE_BYTES == 64);
@@ -125,9 +125,9 @@ pub struct PartitionState {
     /// Ascending; the last is the active one. Empty: nothing was flushed yet, all there is stands in the log.
     pub segments: Vec<SegmentState>,
     /// Leader epochs with the first offset of each, ascending.
-    pub epochs: Vec<EpochStart>,
+    pub epochs: Vec<EpochEntry>,
     /// By producer id, ascending.
-    pub producers: Vec<ProducerState>,
+    pub producers: Vec<ProducerSnapshot>,
     /// Deleted; its files are to be removed.
     pub deleting: bool,
 }
@@ -160,36 +160,6 @@ pub struct SegmentState {
     pub pending_index: Vec<IndexEntry>,
     pub time_index_in_file: u32,
     pub pending_time_index: Vec<TimeIndexEntry>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct EpochStart {
-    pub epoch: i32,
-    pub start_offset: i64,
-}
-
-/// What is known of an idempotent producer.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct ProducerState {
-    pub producer_id: i64,
-    pub producer_epoch: i16,
-    /// Unix milliseconds of its last append here, for expiry.
-    pub last_update_ms: i64,
-    /// Its last batches, oldest first, at most [`PRODUCER_BATCHES_MAX`]. Empty after an epoch bump without an append.
-    pub batches: Vec<ProducerBatch>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct ProducerBatch {
-    pub first_sequence: i32,
-    pub last_sequence: i32,
-    pub base_offset: i64,
-    pub last_offset: i64,
-    /// What the client was told: the append time, or -1.
-    pub timestamp: i64,
 }
 
 /// A slot that was read: envelope, body and what the bytes may still hold behind it.
@@ -336,9 +306,9 @@ impl PartitionState {
         let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(what) };
         ensure(0 <= self.log_start && self.log_start <= self.next_offset, "log start of a partition")?;
         ensure(self.segments.windows(2).all(|pair| pair[0].end_offset <= pair[1].base_offset), "segments out of order")?;
-        ensure(self.epochs.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].start_offset <= pair[1].start_offset), "leader epochs out of order")?;
+        ensure(self.epochs.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].start_offset < pair[1].start_offset), "leader epochs out of order")?;
         ensure(self.producers.windows(2).all(|pair| pair[0].producer_id < pair[1].producer_id), "producers out of order")?;
-        ensure(self.producers.iter().all(|producer| producer.batches.len() <= PRODUCER_BATCHES_MAX), "batches of a producer")?;
+        ensure(self.producers.iter().all(|producer| producer.batches.len() <= BATCHES_MAX), "batches of a producer")?;
         for (index, segment) in self.segments.iter().enumerate() {
             ensure(segment.sealed || index + 1 == self.segments.len() || !clean, "an unsealed segment that is not the last")?;
             segment.check(clean)?;

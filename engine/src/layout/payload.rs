@@ -1,11 +1,10 @@
 //! Payloads of those records that carry more than bytes of the stream.
 
-use smallvec::SmallVec;
 use zerocopy::byteorder::little_endian::{I16, I32, I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::SUM_BLOCK;
-use super::checkpoint::{PRODUCER_BATCHES_MAX, ProducerBatch, ProducerState};
+use crate::producer::{BATCHES_MAX, ProducerBatch, ProducerSnapshot};
 
 /// Size of a [`BatchSummary`] on disk.
 pub const BATCH_SUMMARY_BYTES: usize = size_of::<RawSummary>();
@@ -266,15 +265,15 @@ impl FileEnd {
 /// | --- | --- |
 /// | 8 | producer id |
 /// | 2 | producer epoch |
-/// | 2 | number of batches, at most `PRODUCER_BATCHES_MAX`, oldest first |
-/// | 8 | last write, Unix milliseconds |
+/// | 2 | number of batches, at most `BATCHES_MAX`, oldest first |
+/// | 8 | when the broker last took a batch of it, Unix milliseconds |
 #[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawProducer {
     producer_id: I64,
-    producer_epoch: I16,
+    epoch: I16,
     batch_count: U16,
-    last_update_ms: I64,
+    last_seen_ms: I64,
 }
 
 /// | bytes | |
@@ -282,27 +281,25 @@ struct RawProducer {
 /// | 4 | first sequence |
 /// | 4 | last sequence |
 /// | 8 | base offset |
-/// | 8 | last offset |
-/// | 8 | timestamp given to the client: append time, or -1 |
+/// | 8 | timestamp it was stored with |
 #[derive(Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 struct RawProducerBatch {
     first_sequence: I32,
     last_sequence: I32,
     base_offset: I64,
-    last_offset: I64,
-    timestamp: I64,
+    timestamp_ms: I64,
 }
 
 /// Payload of a `ProducerSnapshot` record: 4 bytes number of producers, then each with its batches.
-pub fn encode_producers(producers: &[ProducerState], out: &mut Vec<u8>) {
+pub fn encode_producers(producers: &[ProducerSnapshot], out: &mut Vec<u8>) {
     out.extend_from_slice(&(producers.len() as u32).to_le_bytes());
     for producer in producers {
         let raw = RawProducer {
             producer_id: producer.producer_id.into(),
-            producer_epoch: producer.producer_epoch.into(),
+            epoch: producer.epoch.into(),
             batch_count: (producer.batches.len() as u16).into(),
-            last_update_ms: producer.last_update_ms.into(),
+            last_seen_ms: producer.last_seen_ms.into(),
         };
         out.extend_from_slice(raw.as_bytes());
         for batch in &producer.batches {
@@ -310,41 +307,39 @@ pub fn encode_producers(producers: &[ProducerState], out: &mut Vec<u8>) {
                 first_sequence: batch.first_sequence.into(),
                 last_sequence: batch.last_sequence.into(),
                 base_offset: batch.base_offset.into(),
-                last_offset: batch.last_offset.into(),
-                timestamp: batch.timestamp.into(),
+                timestamp_ms: batch.timestamp_ms.into(),
             };
             out.extend_from_slice(raw.as_bytes());
         }
     }
 }
 
-pub fn parse_producers(payload: &[u8]) -> Result<Vec<ProducerState>, PayloadError> {
+pub fn parse_producers(payload: &[u8]) -> Result<Vec<ProducerSnapshot>, PayloadError> {
     let (count, mut rest) = U32::ref_from_prefix(payload).map_err(|_| PayloadError::Length)?;
     let mut producers = Vec::new();
     for _ in 0..count.get() {
         let (raw, after) = RawProducer::ref_from_prefix(rest).map_err(|_| PayloadError::Length)?;
         let batch_count = usize::from(raw.batch_count.get());
-        if batch_count > PRODUCER_BATCHES_MAX {
+        if batch_count > BATCHES_MAX {
             return Err(PayloadError::Content);
         }
         let (batches, after) =
             <[RawProducerBatch]>::ref_from_prefix_with_elems(after, batch_count).map_err(|_| PayloadError::Length)?;
         rest = after;
-        let batches: SmallVec<[ProducerBatch; PRODUCER_BATCHES_MAX]> = batches
+        let batches = batches
             .iter()
             .map(|batch| ProducerBatch {
                 first_sequence: batch.first_sequence.get(),
                 last_sequence: batch.last_sequence.get(),
                 base_offset: batch.base_offset.get(),
-                last_offset: batch.last_offset.get(),
-                timestamp: batch.timestamp.get(),
+                timestamp_ms: batch.timestamp_ms.get(),
             })
             .collect();
-        producers.push(ProducerState {
+        producers.push(ProducerSnapshot {
             producer_id: raw.producer_id.get(),
-            producer_epoch: raw.producer_epoch.get(),
-            last_update_ms: raw.last_update_ms.get(),
-            batches: batches.into_vec(),
+            epoch: raw.epoch.get(),
+            last_seen_ms: raw.last_seen_ms.get(),
+            batches,
         });
     }
     if rest.is_empty() { Ok(producers) } else { Err(PayloadError::Length) }

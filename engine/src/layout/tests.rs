@@ -11,7 +11,9 @@ use super::payload::*;
 use super::seed::*;
 use super::sidecar::*;
 use super::*;
+use crate::epochs::EpochEntry;
 use crate::ids::{PartitionId, TopicId};
+use crate::producer::{ProducerBatch, ProducerSnapshot};
 
 fn partition() -> impl Strategy<Value = PartitionId> {
     (any::<[u8; 16]>(), any::<u32>()).prop_map(|(topic, index)| PartitionId { topic: TopicId(topic), index })
@@ -400,12 +402,12 @@ fn example_body() -> CheckpointBody {
                 time_index_in_file: 0,
                 pending_time_index: vec![TimeIndexEntry { max_timestamp: 990, offset: 100 }],
             }],
-            epochs: vec![EpochStart { epoch: 1, start_offset: 0 }],
-            producers: vec![ProducerState {
+            epochs: vec![EpochEntry { epoch: 1, start_offset: 0 }],
+            producers: vec![ProducerSnapshot {
                 producer_id: 1000,
-                producer_epoch: 1,
-                last_update_ms: 1_700_000_000_000,
-                batches: vec![ProducerBatch { first_sequence: 0, last_sequence: 9, base_offset: 190, last_offset: 199, timestamp: -1 }],
+                epoch: 1,
+                last_seen_ms: 1_700_000_000_000,
+                batches: vec![ProducerBatch { first_sequence: 0, last_sequence: 9, base_offset: 190, timestamp_ms: -1 }],
             }],
             deleting: false,
         }],
