@@ -9,7 +9,7 @@ pub const HEADER_BYTES: usize = 61;
 /// The batch length field counts what lies behind this position.
 pub const LENGTH_FIELD_END: usize = 12;
 /// Where the bytes under the CRC begin.
-pub(super) const CRC_START: usize = 21;
+pub(crate) const CRC_START: usize = 21;
 /// The only format that is accepted.
 pub const MAGIC: i8 = 2;
 /// "No timestamp" in a timestamp field.
@@ -177,6 +177,10 @@ impl BatchHeader {
     #[inline]
     pub fn crc(&self) -> u32 {
         self.crc.get()
+    }
+
+    pub(crate) fn set_crc(&mut self, crc: u32) {
+        self.crc.set(crc);
     }
 
     #[inline]

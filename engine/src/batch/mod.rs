@@ -24,8 +24,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
-pub(crate) use header::HeaderFields;
+pub(crate) use header::{CRC_START, HeaderFields};
 pub use header::{
     BatchHeader, Codec, HEADER_BYTES, LENGTH_FIELD_END, MAGIC, NO_EPOCH, NO_PRODUCER_ID,
     NO_SEQUENCE, NO_TIMESTAMP, TimestampType, sequence_add,
