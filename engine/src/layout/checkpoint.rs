@@ -5,7 +5,7 @@
 //! of 4 KiB; the file is exactly that long, except after a crash between writing a slot and cutting off what a longer one
 //! before had left behind it.
 //!
-//! A clean shutdown writes **both** slots, with `clean` set: a slot that is broken afterwards is damage, not a torn write.
+//! How the slots are written, opened and closed, and which one counts: [`slots`](super::slots).
 
 use rkyv::rancor;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
@@ -38,7 +38,8 @@ const _: () = assert!(ENVELOPE_BYTES == 64);
 /// | 12 | 4 | length of the body |
 /// | 16 | 8 | number: the slot is `number % 2`, the newest is the greatest |
 /// | 24 | 16 | id of the data directory, as in `format` |
-/// | 40 | 16 | zero |
+/// | 40 | 2 | 0 open, 1 closed: see [`slots`](super::slots) |
+/// | 42 | 14 | zero |
 /// | 56 | 4 | CRC-32 of the body |
 /// | 60 | 4 | CRC-32 of the 60 bytes before |
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -50,7 +51,8 @@ struct RawEnvelope {
     body_len: U32,
     number: U64,
     directory: [u8; 16],
-    zeros: [u8; 16],
+    closed: U16,
+    zeros: [u8; 14],
     body_crc: U32,
     envelope_crc: U32,
 }
@@ -64,7 +66,8 @@ pub struct CheckpointBody {
     pub nonce: u64,
     /// Unclean starts so far: the leader epoch of what is appended.
     pub node_epoch: u32,
-    /// A clean shutdown: everything is in segments and sidecars, all files have their exact lengths.
+    /// Settled by a clean shutdown: everything is in segments and sidecars, all files have their exact lengths, the log has
+    /// an end. Nothing is appended in this incarnation any more.
     pub clean: bool,
     pub unix_ms: i64,
     /// The parts of the log to be read, in this order. All but the last have an end.
@@ -167,6 +170,8 @@ pub struct SegmentState {
 pub struct Checkpoint {
     pub number: u64,
     pub directory: [u8; 16],
+    /// Both slots were durable when this was set: a broken one is damage, not a torn write.
+    pub closed: bool,
     pub body: CheckpointBody,
     /// Length of the slot with padding.
     pub slot_len: usize,
@@ -227,7 +232,8 @@ pub fn encode_checkpoint(shard: u16, directory: [u8; 16], number: u64, body: &Ch
         body_len: (encoded.len() as u32).into(),
         number: number.into(),
         directory,
-        zeros: [0; 16],
+        closed: 0.into(),
+        zeros: [0; 14],
         body_crc: crc32(0, &encoded).into(),
         envelope_crc: 0.into(),
     };
@@ -239,8 +245,16 @@ pub fn encode_checkpoint(shard: u16, directory: [u8; 16], number: u64, body: &Ch
     out
 }
 
-/// Checks and reads a slot. `bytes` may go on behind it ([`Checkpoint::slot_len`]).
-pub fn parse_checkpoint(shard: u16, slot: u8, bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+/// Sets whether the slot is closed. `block` is the first block of a valid slot; only bytes of its first 512 change, so that
+/// writing it in place is atomic on every drive.
+pub fn set_closed(block: &mut [u8], closed: bool) {
+    let (raw, _) = RawEnvelope::mut_from_prefix(block).expect("a block is longer than an envelope");
+    raw.closed = u16::from(closed).into();
+    let crc = crc32(0, &raw.as_bytes()[..ENVELOPE_CRC_AT]);
+    raw.envelope_crc = crc.into();
+}
+
+fn envelope(bytes: &[u8]) -> Result<(&RawEnvelope, &[u8]), CheckpointError> {
     let (raw, rest) = RawEnvelope::ref_from_prefix(bytes).map_err(|_| CheckpointError::Short)?;
     if raw.magic != MAGIC {
         return Err(CheckpointError::Magic);
@@ -248,12 +262,18 @@ pub fn parse_checkpoint(shard: u16, slot: u8, bytes: &[u8]) -> Result<Checkpoint
     if crc32(0, &bytes[..ENVELOPE_CRC_AT]) != raw.envelope_crc.get() {
         return Err(CheckpointError::EnvelopeCrc);
     }
+    Ok((raw, rest))
+}
+
+/// Checks and reads a slot. `bytes` may go on behind it ([`Checkpoint::slot_len`]).
+pub fn parse_checkpoint(shard: u16, slot: u8, bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+    let (raw, rest) = envelope(bytes)?;
     if raw.version.get() != VERSION {
         return Err(CheckpointError::Version(raw.version.get()));
     }
     let body_len = raw.body_len.get() as usize;
-    if body_len > BODY_BYTES_MAX || raw.zeros != [0; 16] {
-        return Err(CheckpointError::Content("length or reserved bytes of the envelope"));
+    if body_len > BODY_BYTES_MAX || raw.zeros != [0; 14] || raw.closed.get() > 1 {
+        return Err(CheckpointError::Content("length, state or reserved bytes of the envelope"));
     }
     let body = rest.get(..body_len).ok_or(CheckpointError::Short)?;
     if crc32(0, body) != raw.body_crc.get() {
@@ -270,7 +290,16 @@ pub fn parse_checkpoint(shard: u16, slot: u8, bytes: &[u8]) -> Result<Checkpoint
     let body = rkyv::from_bytes::<CheckpointBody, rancor::Error>(body)
         .map_err(|_| CheckpointError::Content("not the structure of this version"))?;
     body.check().map_err(CheckpointError::Content)?;
-    Ok(Checkpoint { number: raw.number.get(), directory: raw.directory, body, slot_len })
+    if raw.closed.get() == 1 && !body.clean {
+        return Err(CheckpointError::Content("closed but not settled"));
+    }
+    Ok(Checkpoint {
+        number: raw.number.get(),
+        directory: raw.directory,
+        closed: raw.closed.get() == 1,
+        body,
+        slot_len,
+    })
 }
 
 impl LogExtent {

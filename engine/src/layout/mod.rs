@@ -4,7 +4,7 @@
 //! | file | module | guarded by |
 //! | --- | --- | --- |
 //! | `format` | [`format_file`] | own CRC |
-//! | `wal/SSS/checkpoint.0`, `.1` | [`checkpoint`] | header CRC, body CRC |
+//! | `wal/SSS/checkpoint.0`, `.1` | [`checkpoint`], [`slots`] | header CRC, body CRC |
 //! | `wal/SSS/FFF.wal` | [`group`], [`entry`], [`payload`] | header CRC and a CRC per 4 KiB block, seeded from the incarnation's nonce |
 //! | `partitions/…/*.log` | RecordBatch v2, see `crate::batch` | the batch's CRC-32C, and the `.sum` |
 //! | `partitions/…/*.sum`, `*.index`, `*.timeindex` | [`sidecar`] | a CRC per 4 KiB block, seeded from partition, segment and kind |
@@ -20,6 +20,7 @@ pub mod paths;
 pub mod payload;
 pub mod seed;
 pub mod sidecar;
+pub mod slots;
 
 #[cfg(test)]
 mod tests;

@@ -422,7 +422,7 @@ fn a_checkpoint_comes_back_and_only_in_its_place() {
     assert_eq!(slot_len % BLOCK, 0);
     bytes.resize(slot_len + 5000, 0xEE);
     let back = parse_checkpoint(1, 0, &bytes).unwrap();
-    assert_eq!(back, Checkpoint { number: 42, directory: [9; 16], body, slot_len });
+    assert_eq!(back, Checkpoint { number: 42, directory: [9; 16], closed: false, body, slot_len });
     assert_eq!(parse_checkpoint(1, 1, &bytes), Err(CheckpointError::Elsewhere));
     assert_eq!(parse_checkpoint(2, 0, &bytes), Err(CheckpointError::Elsewhere));
     for len in [0, 63, 64, 100, slot_len - 1] {
@@ -460,4 +460,138 @@ fn the_bytes_of_a_checkpoint_are_what_they_were() {
         bytes[..length].chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
     let golden: Vec<&str> = include_str!("checkpoint.golden").split_whitespace().collect();
     assert_eq!(lines, golden, "now:\n{}", lines.join("\n"));
+}
+
+mod slots_of_a_shard {
+    use super::super::slots::*;
+    use super::*;
+
+    fn settled() -> CheckpointBody {
+        let mut body = example_body();
+        body.clean = true;
+        body.partitions.clear();
+        body.extents[0].end = Some(LogPosition { position: 12288, sequence: 31, ..body.extents[0].first });
+        body
+    }
+
+    fn slot(number: u64, body: &CheckpointBody) -> Vec<u8> {
+        encode_checkpoint(1, [9; 16], number, body)
+    }
+
+    fn read(slots: &[Vec<u8>; 2]) -> Slots {
+        read_slots(1, [Some(&slots[0]), Some(&slots[1])])
+    }
+
+    /// Whether a crash can have left the slots so.
+    fn is_sound(slots: &[Vec<u8>; 2]) -> bool {
+        let read = read(slots);
+        read.damaged.is_empty() && read.newest.is_some()
+    }
+
+    #[test]
+    fn the_newest_valid_slot_counts() {
+        let body = example_body();
+        let read = read(&[slot(8, &body), slot(7, &body)]);
+        assert_eq!((read.newest.unwrap().number, read.older.unwrap().number), (8, 7));
+        assert_eq!((read.torn, read.damaged), (None, Vec::new()));
+        let gap = read_slots(1, [Some(&slot(8, &body)), Some(&slot(11, &body))]);
+        assert_eq!(gap.damaged, [(0, SlotError::Numbers(8, 11))]);
+        let missing = read_slots(1, [Some(&slot(8, &body)), None]);
+        assert_eq!(missing.damaged, [(1, SlotError::Missing)]);
+        assert_eq!(read_slots(1, [None, None]).damaged.len(), 2);
+    }
+
+    /// A write of `new` over `old` that the power cut interrupts: any sector may have made it.
+    fn tears(old: &[u8], new: &[u8]) -> Vec<Vec<u8>> {
+        let mut tears = Vec::new();
+        for cut in 0..=new.len() / 512 {
+            let mut torn = old.to_vec();
+            torn.resize(torn.len().max(new.len()), 0);
+            torn[..cut * 512].copy_from_slice(&new[..cut * 512]);
+            tears.push(torn);
+            let mut torn = new.to_vec();
+            torn.resize(torn.len().max(old.len()), 0);
+            let cut = (cut * 512).min(old.len());
+            torn[..cut].copy_from_slice(&old[..cut]);
+            tears.push(torn);
+        }
+        tears
+    }
+
+    #[test]
+    fn no_crash_during_shutdown_or_start_looks_like_damage() {
+        let (mut open, mut body) = (example_body(), settled());
+        // Bodies of many sectors, and of different lengths.
+        for index in 0..200 {
+            open.files.push(LogFile { index: 2 + index, file_use: 7, size_bytes: 4096 });
+            body.files.push(LogFile { index: 2 + index, file_use: 9, size_bytes: 4096 });
+        }
+        let mut slots = [slot(6, &open), slot(7, &open)];
+        open.files.truncate(100);
+        let mut moments = 0;
+        let mut write = |slots: &mut [Vec<u8>; 2], index: usize, new: Vec<u8>| {
+            for torn in tears(&slots[index], &new) {
+                let mut now = slots.clone();
+                now[index] = torn;
+                assert!(is_sound(&now));
+                moments += 1;
+            }
+            slots[index] = new;
+            assert!(is_sound(slots));
+        };
+        let closed = |bytes: &[u8], closed| {
+            let mut bytes = bytes.to_vec();
+            set_closed(&mut bytes[..BLOCK], closed);
+            bytes
+        };
+        write(&mut slots, 0, slot(8, &body));
+        write(&mut slots, 1, slot(9, &body));
+        let first = closed(&slots[0], true);
+        write(&mut slots, 0, first);
+        let second = closed(&slots[1], true);
+        write(&mut slots, 1, second);
+        // The next start.
+        let second = closed(&slots[1], false);
+        write(&mut slots, 1, second);
+        write(&mut slots, 0, slot(10, &open));
+        write(&mut slots, 1, slot(11, &open));
+        assert!(moments > 50);
+    }
+
+    #[test]
+    fn once_closed_everything_that_is_broken_is_damage() {
+        let body = settled();
+        let mut slots = [slot(8, &body), slot(9, &body)];
+        slots.iter_mut().for_each(|slot| set_closed(&mut slot[..BLOCK], true));
+        assert!(is_sound(&slots));
+        for index in 0..2 {
+            let other = slots.clone();
+            every_bit(&slots[index], |bytes| {
+                let mut slots = other.clone();
+                slots[index] = bytes.to_vec();
+                let read = read(&slots);
+                read.damaged.is_empty() || {
+                    assert!(read.damaged.iter().all(|(slot, _)| usize::from(*slot) == index));
+                    false
+                }
+            });
+            for len in 0..slots[index].len() {
+                let mut slots = slots.clone();
+                slots[index].truncate(len);
+                assert!(!is_sound(&slots));
+            }
+        }
+    }
+
+    #[test]
+    fn while_open_only_the_slot_under_way_may_be_torn() {
+        let body = example_body();
+        let mut slots = [slot(8, &body), slot(9, &body)];
+        slots[0][100] ^= 1;
+        assert_eq!(read(&slots).torn, Some((0, SlotError::Invalid(CheckpointError::BodyCrc))));
+        let mut slots = [slot(10, &body), slot(9, &body)];
+        slots[0][100] ^= 1;
+        assert_eq!(read(&slots).torn, Some((0, SlotError::Invalid(CheckpointError::BodyCrc))));
+        assert_eq!(read(&slots).newest.unwrap().number, 9);
+    }
 }
