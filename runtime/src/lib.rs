@@ -5,22 +5,32 @@
 //! Types that belong to one core are `!Send` and cheap to clone. The current core is found through a thread-local that is
 //! set while a task is polled; calling a function that needs it from elsewhere panics.
 
+mod blocking;
 pub mod buf;
+mod core;
 pub mod fs;
+mod host;
 pub mod mail;
 pub mod net;
 mod node;
+mod queue;
 pub mod random;
+mod run;
 pub mod signal;
 pub mod sim;
 pub mod stats;
 pub mod sync;
 pub mod task;
 pub mod time;
+mod timers;
+mod uring;
+mod wake;
 
 pub use buf::{ALIGN, AlignedBuf, Chunk, IoBuf, IoBufMut, Shared};
 pub use mail::{Port, Service, mesh, service};
-pub use node::{NodeConfig, PerCore, abort, block_on, core_count, core_id, run_node};
+pub use node::{
+    NodeConfig, PerCore, abort, block_on, block_on_with, core_count, core_id, run_node,
+};
 pub use random::{random_bytes, random_u64};
 pub use stats::{CoreStats, stats};
 pub use task::{JoinHandle, Share, run_blocking, should_yield, spawn, spawn_with, yield_now};

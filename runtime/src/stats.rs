@@ -1,5 +1,9 @@
 //! Counters of a core, for `/metrics`.
 
+use std::cell::Cell;
+
+use crate::core::with_core;
+
 /// What the current core has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CoreStats {
@@ -37,5 +41,50 @@ pub struct CoreStats {
 
 /// The current core's counters.
 pub fn stats() -> CoreStats {
-    unimplemented!()
+    with_core(|core| {
+        let mut stats = core.counters.snapshot();
+        if let Some(driver) = core.driver() {
+            driver.gauges(&mut stats);
+        }
+        stats
+    })
 }
+
+/// A counter of one core.
+#[derive(Default)]
+pub(crate) struct Counter(Cell<u64>);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.set(self.0.get() + n);
+    }
+}
+
+macro_rules! counters {
+    ($($name:ident),*) => {
+        #[derive(Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: Counter),* }
+
+        impl Counters {
+            fn snapshot(&self) -> CoreStats {
+                CoreStats { $($name: self.$name.0.get(),)* ..CoreStats::default() }
+            }
+        }
+    };
+}
+counters!(
+    turns,
+    enters,
+    sleeps,
+    submissions,
+    completions,
+    tasks_polled,
+    tasks_spawned,
+    mail_sent,
+    wakes_sent,
+    net_bytes_in,
+    net_bytes_out,
+    file_bytes_in,
+    file_bytes_out,
+    recv_buffers_exhausted
+);

@@ -1,8 +1,15 @@
 //! Time: a monotonic clock, the wall clock, timers.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use crate::core::{Backend, with_core};
+use crate::timers::Timers;
 
 /// Nanoseconds of a monotonic clock with an arbitrary origin.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -63,12 +70,34 @@ impl Sub<Instant> for Instant {
 
 /// The monotonic clock.
 pub fn now() -> Instant {
-    unimplemented!()
+    with_core(|core| match &core.backend {
+        Backend::Uring(_) => monotonic(),
+        Backend::Sim(sim) => sim.now(),
+    })
+}
+
+/// The machine's clock, for the drivers.
+pub(crate) fn monotonic() -> Instant {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a live timespec; this clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    Instant(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 /// Wall clock: milliseconds since 1970.
 pub fn unix_ms() -> i64 {
-    unimplemented!()
+    with_core(|core| match &core.backend {
+        Backend::Uring(_) => {
+            match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
+                Ok(since) => since.as_millis() as i64,
+                Err(before) => -(before.duration().as_millis() as i64),
+            }
+        }
+        Backend::Sim(sim) => sim.unix_ms(),
+    })
 }
 
 /// Waits at least this long.
@@ -77,9 +106,60 @@ pub async fn sleep(duration: Duration) {
 }
 
 /// Waits until the clock has reached `deadline`.
-pub async fn sleep_until(deadline: Instant) {
-    let _ = deadline;
-    unimplemented!()
+pub fn sleep_until(deadline: Instant) -> impl Future<Output = ()> {
+    Sleep {
+        deadline,
+        state: SleepState::New,
+    }
+}
+
+struct Sleep {
+    deadline: Instant,
+    state: SleepState,
+}
+
+enum SleepState {
+    New,
+    Waiting(u64, Rc<RefCell<Timers>>),
+    Done,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.state {
+            SleepState::New => {
+                if now() >= self.deadline {
+                    self.state = SleepState::Done;
+                    return Poll::Ready(());
+                }
+                let timers = with_core(|core| core.timers.clone());
+                let id = timers
+                    .borrow_mut()
+                    .insert(self.deadline, cx.waker().clone());
+                self.state = SleepState::Waiting(id, timers);
+                Poll::Pending
+            }
+            SleepState::Waiting(id, timers) => {
+                if timers.borrow_mut().update(self.deadline, *id, cx.waker()) {
+                    return Poll::Pending;
+                }
+                self.state = SleepState::Done;
+                Poll::Ready(())
+            }
+            SleepState::Done => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let SleepState::Waiting(id, timers) = &self.state {
+            let waker = timers.borrow_mut().remove(self.deadline, *id);
+            drop(waker);
+        }
+    }
 }
 
 /// The time given to [`timeout`] was over first.
@@ -89,6 +169,16 @@ pub struct Elapsed;
 
 /// Polls `future` for at most `duration`, then drops it.
 pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output, Elapsed> {
-    let _ = (duration, future);
-    unimplemented!()
+    let mut future = std::pin::pin!(future);
+    let mut sleep = Sleep {
+        deadline: now() + duration,
+        state: SleepState::New,
+    };
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        Pin::new(&mut sleep).poll(cx).map(|()| Err(Elapsed))
+    })
+    .await
 }

@@ -1,5 +1,8 @@
 //! The deterministic backend: virtual clock, seeded scheduler, simulated disks and network, whole nodes in one thread.
 
+mod stub;
+pub(crate) use stub::*;
+
 use std::future::Future;
 use std::time::Duration;
 
