@@ -1,6 +1,6 @@
 //! The groups of one group partition: requests in, replies and mutations out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kacrab_protocol::KafkaString;
@@ -140,7 +140,6 @@ impl Coordinator {
                 fx.reply(token, GroupReply::Describe(reply));
             }
             GroupRequest::Delete(id) => self.delete(token, &id),
-            GroupRequest::TopicDeleted(topic) => self.topic_deleted(token, topic.as_str()),
         }
     }
 
@@ -213,13 +212,22 @@ impl Coordinator {
         }
     }
 
-    fn topic_deleted(&mut self, token: Token, topic: &str) {
-        let fx = &mut self.fx;
+    /// The topic is gone: forgets the offsets committed for it.
+    pub fn topic_deleted(&mut self, topic: &str, now: Now) {
+        self.fx.now = now;
         for group in self.groups.values_mut() {
-            let gone: Vec<_> = offsets::all_offsets(group, fx, Some(topic)).into_iter().collect();
-            forget(group, fx, gone);
+            let gone: Vec<_> = offsets::all_offsets(group, &self.fx, Some(topic)).into_iter().collect();
+            forget(group, &mut self.fx, gone);
         }
-        fx.reply(token, GroupReply::TopicDeleted);
+    }
+
+    /// Forgets offsets of topics that do not exist; for those that were deleted while nobody looked.
+    pub fn retain_topics(&mut self, exists: impl Fn(&str) -> bool, now: Now) {
+        let topics = self.groups.values().flat_map(|group| group.offsets.keys());
+        let gone: BTreeSet<Arc<str>> = topics.filter(|topic| !exists(topic)).cloned().collect();
+        for topic in gone {
+            self.topic_deleted(&topic, now);
+        }
     }
 
     /// Forgets offsets past their retention, and groups that have neither members nor offsets. Call it every
@@ -261,16 +269,26 @@ impl Coordinator {
         std::mem::take(&mut self.fx.replies)
     }
 
-    /// Mutations since the last call, to be appended as one batch behind the earlier ones, with the number to report in
-    /// [`written`](Self::written).
-    pub fn take_batch(&mut self) -> Option<(u64, Vec<Mutation>)> {
-        self.fx.take_batch()
+    /// Whether [`take_batch`](Self::take_batch) would give something.
+    pub fn has_batch(&self) -> bool {
+        self.fx.has_batch()
     }
 
-    /// The batch `number` and all before it are durable; or this batch was refused and left no trace.
+    /// The oldest mutations not taken yet, some `max_bytes` of them, to be appended as one batch behind the earlier ones,
+    /// with the number to report in [`written`](Self::written).
+    pub fn take_batch(&mut self, max_bytes: usize) -> Option<(u64, Vec<Mutation>)> {
+        self.fx.take_batch(max_bytes)
+    }
+
+    /// The batch `number` and all before it are settled: it is durable, or was refused and left no trace. To be called once
+    /// for each batch, in order.
     pub fn written(&mut self, number: u64, result: Result<(), PersistError>, now: Now) {
         self.fx.now = now;
-        while let Some(then) = self.fx.next_durable(number) {
+        if result.is_err() {
+            self.fx.refuse(number);
+        }
+        while let Some((then, durable)) = self.fx.next_durable(number) {
+            let result = if durable { Ok(()) } else { Err(result.err().unwrap_or(PersistError::Refused)) };
             self.continue_with(then, result);
         }
     }

@@ -9,6 +9,9 @@ use super::codec::{CommittedOffset, Encoder, Mutation};
 use super::timers::Timers;
 use super::{GroupConfig, GroupReply};
 
+/// What the log adds to a mutation at most (record framing), for counting a batch's size.
+const MUTATION_OVERHEAD_BYTES: usize = 32;
+
 /// Names a request until it is answered; chosen by the shell.
 pub type Token = u64;
 
@@ -48,9 +51,12 @@ pub(super) enum Then {
 }
 
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) sequence: u64,
-    pub(super) then: Then,
+struct Pending {
+    /// The newest mutation before its own.
+    after: u64,
+    /// Its newest mutation.
+    sequence: u64,
+    then: Then,
 }
 
 /// Shared by all groups of a coordinator.
@@ -61,11 +67,15 @@ pub(super) struct Effects {
     pub(super) timers: Timers,
     pub(super) replies: Vec<(Token, GroupReply)>,
     pub(super) encoder: Encoder,
-    batch: Vec<Mutation>,
+    batch: VecDeque<Mutation>,
     /// In the order of `sequence`, which is the order of the log.
     pending: VecDeque<Pending>,
     /// Of the newest mutation.
     sequence: u64,
+    /// The newest mutation that something already waits for.
+    claimed: u64,
+    /// The newest mutation that was refused.
+    refused: u64,
 }
 
 impl Effects {
@@ -76,9 +86,11 @@ impl Effects {
             timers: Timers::default(),
             replies: Vec::new(),
             encoder: Encoder::default(),
-            batch: Vec::new(),
+            batch: VecDeque::new(),
             pending: VecDeque::new(),
             sequence: 0,
+            claimed: 0,
+            refused: 0,
         }
     }
 
@@ -86,15 +98,20 @@ impl Effects {
         self.replies.push((token, reply));
     }
 
-    /// Adds a mutation to the batch under construction.
+    /// Adds a mutation; [`then`](Self::then) says what follows it and the others since the last `then`.
     pub(super) fn mutate(&mut self, mutation: Mutation) {
-        self.batch.push(mutation);
+        self.batch.push_back(mutation);
         self.sequence += 1;
     }
 
     /// `then` happens when everything mutated so far is durable, and after all that was asked for before it.
     pub(super) fn then(&mut self, then: Then) {
-        self.pending.push_back(Pending { sequence: self.sequence, then });
+        self.pending.push_back(Pending { after: self.claimed, sequence: self.sequence, then });
+        self.claimed = self.sequence;
+    }
+
+    pub(super) fn has_batch(&self) -> bool {
+        !self.batch.is_empty()
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -105,19 +122,34 @@ impl Effects {
         self.pending.iter().map(|pending| &pending.then)
     }
 
-    /// The mutations since the last call, with the sequence number to report when they are durable.
-    pub(super) fn take_batch(&mut self) -> Option<(u64, Vec<Mutation>)> {
-        if self.batch.is_empty() {
+    /// The oldest mutations that were not taken yet, at most `max_bytes` of them (but at least one), with the number to
+    /// report when they are durable.
+    pub(super) fn take_batch(&mut self, max_bytes: usize) -> Option<(u64, Vec<Mutation>)> {
+        let mut bytes = 0;
+        let fits = |m: &&Mutation| {
+            bytes += MUTATION_OVERHEAD_BYTES + m.key.len() + m.value.as_ref().map_or(0, |v| v.len());
+            bytes <= max_bytes
+        };
+        let count = self.batch.iter().take_while(fits).count().max(1).min(self.batch.len());
+        if count == 0 {
             return None;
         }
-        Some((self.sequence, std::mem::take(&mut self.batch)))
+        let batch = self.batch.drain(..count).collect();
+        Some((self.sequence - self.batch.len() as u64, batch))
     }
 
-    /// The oldest continuation at or below `sequence`.
-    pub(super) fn next_durable(&mut self, sequence: u64) -> Option<Then> {
-        if self.pending.front()?.sequence > sequence {
+    /// What a refusal of the batch `number` means is decided by [`next_durable`](Self::next_durable).
+    pub(super) fn refuse(&mut self, number: u64) {
+        self.refused = self.refused.max(number);
+    }
+
+    /// The oldest continuation whose mutations are all settled when those up to `number` are, and whether they are durable:
+    /// one whose mutations went out in several batches needs all of them.
+    pub(super) fn next_durable(&mut self, number: u64) -> Option<(Then, bool)> {
+        if self.pending.front()?.sequence > number {
             return None;
         }
-        self.pending.pop_front().map(|pending| pending.then)
+        let Pending { after, then, sequence } = self.pending.pop_front()?;
+        Some((then, sequence == after || self.refused <= after))
     }
 }

@@ -21,6 +21,7 @@ mod coordinator;
 mod effects;
 mod group;
 mod offsets;
+pub mod service;
 mod subscription;
 mod timers;
 mod view;
@@ -113,8 +114,6 @@ pub enum GroupRequest {
     List { states: Vec<KafkaString>, types: Vec<KafkaString> },
     Describe(KafkaString),
     Delete(KafkaString),
-    /// The topic is gone: forget the offsets committed for it.
-    TopicDeleted(KafkaString),
 }
 
 /// The answer to a [`GroupRequest`], by the same name.
@@ -131,7 +130,42 @@ pub enum GroupReply {
     List(list_groups_response::ListGroupsResponseData),
     Describe(describe_groups_response::DescribedGroup),
     Delete(delete_groups_response::DeletableGroupResult),
-    TopicDeleted,
+}
+
+/// The answer to a request that no coordinator takes now.
+pub fn refusal(request: &GroupRequest, code: i16) -> GroupReply {
+    match request {
+        GroupRequest::Join(_, request) => classic::join_error(request.member_id.as_str(), code),
+        GroupRequest::Sync(_) => classic::sync_error(code),
+        // A member that is not known yet must not take itself for lost.
+        GroupRequest::Heartbeat(_) if code == error::COORDINATOR_LOAD_IN_PROGRESS => GroupReply::Heartbeat(error::NONE),
+        GroupRequest::Heartbeat(_) => GroupReply::Heartbeat(code),
+        GroupRequest::Leave(_) => GroupReply::Leave(leave_group_response::LeaveGroupResponseData {
+            error_code: code,
+            ..Default::default()
+        }),
+        GroupRequest::Commit(_, request) => offsets::commit_error(request, code),
+        GroupRequest::Fetch { group, .. } => GroupReply::Fetch(offset_fetch_response::OffsetFetchResponseGroup {
+            group_id: classic::string(group.group_id.as_str()),
+            error_code: code,
+            ..Default::default()
+        }),
+        GroupRequest::DeleteOffsets(_) => offsets::delete_error(code),
+        GroupRequest::List { .. } => GroupReply::List(list_groups_response::ListGroupsResponseData {
+            error_code: code,
+            ..Default::default()
+        }),
+        GroupRequest::Describe(group) => GroupReply::Describe(describe_groups_response::DescribedGroup {
+            group_id: classic::string(group.as_str()),
+            error_code: code,
+            ..Default::default()
+        }),
+        GroupRequest::Delete(group) => GroupReply::Delete(delete_groups_response::DeletableGroupResult {
+            group_id: classic::string(group.as_str()),
+            error_code: code,
+            ..Default::default()
+        }),
+    }
 }
 
 /// Kafka's error codes that the coordinator gives.
