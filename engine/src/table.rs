@@ -1,1 +1,0 @@
-//! Newest value per key of an internal partition.
