@@ -58,8 +58,53 @@ impl Connection {
         }
     }
 
+    /// For protocols whose messages have a 4-byte length in front.
     pub fn split(self) -> (FrameReader, Writer) {
         (self.reader, self.writer)
+    }
+
+    /// For all others.
+    pub fn into_bytes(self) -> (ByteReader, Writer) {
+        (ByteReader(self.reader), self.writer)
+    }
+}
+
+/// The receiving half as a stream of bytes.
+pub struct ByteReader(FrameReader);
+
+impl ByteReader {
+    /// Adds what has arrived to `into` and says how much that was; 0 at the end of the stream, or when the broker stops and
+    /// `into` is empty. What `into` holds already counts as a message that has begun, for the time-outs; how long it may become
+    /// is for the caller to limit.
+    pub async fn read(&mut self, into: &mut Vec<u8>) -> Result<usize, FrameError> {
+        let reader = &mut self.0;
+        if reader.stop.is_canceled() && into.is_empty() {
+            return Ok(0);
+        }
+        let status = &reader.side.status;
+        status.reading.set(Reading::WaitingForMemory);
+        reader.memory.admit(&mut reader.pass).await;
+        reader.pass.give_back();
+        status.reading.set(if into.is_empty() {
+            Reading::Boundary
+        } else {
+            Reading::InsideFrame
+        });
+        let received = reader.side.stream.recv().await;
+        status.reading.set(Reading::Paused);
+        status.mark_received();
+        match received {
+            Ok(arrived) => {
+                into.extend_from_slice(&arrived);
+                reader
+                    .side
+                    .counters
+                    .received_bytes
+                    .add(arrived.len() as u64);
+                Ok(arrived.len())
+            }
+            Err(error) => Err(reader.side.ended(FrameError::Io(error))),
+        }
     }
 }
 

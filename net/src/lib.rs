@@ -15,7 +15,7 @@ mod memory;
 mod segment;
 mod sweep;
 
-pub use connection::{Connection, FrameReader, Writer};
+pub use connection::{ByteReader, Connection, FrameReader, Writer};
 pub use counters::{Counter, DoorCounters};
 pub use error::{CloseReason, FrameError, WriteError};
 pub use frame::{Direct, FrameAssembler};

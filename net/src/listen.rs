@@ -103,6 +103,10 @@ impl Door {
         self.listener.local_addr()
     }
 
+    pub fn counters(&self) -> Arc<DoorCounters> {
+        self.config.counters.clone()
+    }
+
     /// Accepts connections and runs `on_connection` for each, until `stop` is canceled. Then it stops listening, lets the
     /// connections finish what they have read, and returns when all have, or when the drain time-out has closed the rest.
     /// A connection is closed when its future returns.

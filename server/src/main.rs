@@ -1,1 +1,55 @@
-fn main() {}
+//! The broker binary: configuration, start, wiring, admin HTTP. No logic of its own.
+
+#![forbid(unsafe_code)]
+
+mod admin;
+mod advertise;
+mod checks;
+mod cli;
+mod config;
+mod lifecycle;
+mod logging;
+mod node;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Wrong configuration, as `sysexits.h` has it; everything else that goes wrong at start is 1.
+const EXIT_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let started = node::Started::now();
+    let cli = cli::Cli::parse();
+    let (inner, print) = match cli.command {
+        None => (cli::Settings::default(), false),
+        Some(cli::Command::Serve(inner)) => (inner, false),
+        Some(cli::Command::Config(inner)) => (inner, true),
+    };
+    let settings = inner.over(cli.settings);
+    let config = match config::Config::load(
+        settings.config.as_deref(),
+        std::env::vars(),
+        settings.given(),
+    ) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("trireme: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if print {
+        print!("{}", config.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    logging::start(&config);
+    match node::run(config, started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! Start, run and stop of a node: what is wired to what.
+
+use crate::admin::{self, Admin, CoreReport, ReportRequest};
+use crate::advertise;
+use crate::checks;
+use crate::config::{Config, HostPort};
+use crate::lifecycle::{Crew, Note};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use trireme_engine::Engine;
+use trireme_engine::api::{EngineConfig, OpenError, ShardReply, ShardRequest};
+use trireme_net::{ConnectionLimit, Door, DoorConfig, DoorCounters, ReceiveMemory, Timeouts};
+use trireme_replication::{ControllerReply, ControllerRequest, Metadata, MetadataOptions};
+use trireme_runtime::{NodeConfig, PerCore, Port, Service};
+
+/// Ends a stop that takes too long, on the second signal.
+const EXIT_FORCED: i32 = 130;
+/// Cap of `engine.tail_memory = "auto"`.
+const TAIL_MEMORY_AUTO_MAX_BYTES: u64 = 1 << 30;
+const TAIL_MEMORY_AUTO_MIN_BYTES: u64 = 64 << 20;
+/// Node ids begin at 1, so that a client's "no node" (-1) and "bootstrap" are far away.
+const NODE_ID: i32 = 1;
+
+/// When the process began, for the time that a start took.
+#[derive(Clone, Copy)]
+pub struct Started(std::time::Instant);
+
+impl Started {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "before the runtime's clock exists"
+    )]
+    pub fn now() -> Self {
+        Started(std::time::Instant::now())
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the counterpart of `now`")]
+    fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// Why the node did not start, or ended otherwise than asked for. One line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NodeError(String);
+
+/// What every core gets.
+#[derive(Clone)]
+struct Plan {
+    config: Arc<Config>,
+    cores: usize,
+    kafka: SocketAddr,
+    admin: Option<SocketAddr>,
+    advertised: HostPort,
+    limit: ConnectionLimit,
+    receive_memory: Vec<Arc<AtomicUsize>>,
+    started: Started,
+}
+
+/// A core's ends of everything between cores.
+struct Ends {
+    crew: Port<Note<Step>>,
+    engine: Service<ShardRequest, ShardReply>,
+    metadata: Service<ControllerRequest, ControllerReply>,
+    reports: Service<ReportRequest, CoreReport>,
+}
+
+/// What core 0 has everybody do next.
+#[derive(Clone, Copy)]
+enum Step {
+    /// Recover the shards; so many exist.
+    Open { shards: u16 },
+    /// Metadata, doors.
+    Serve,
+    /// No connection is left anywhere: close the engine.
+    Close,
+}
+
+/// Runs the broker until it is told to stop.
+pub fn run(config: Config, started: Started) -> Result<(), NodeError> {
+    let cores = config.cores.unwrap_or_else(|| NodeConfig::default().cores);
+    checks::raise_open_files(config.max_connections, config.open_files, cores);
+    checks::check_locked_memory(cores);
+    checks::check_file_system(&config.data_dir);
+    let kafka = claim("kafka.listen", config.kafka_listen)?;
+    let admin = config
+        .admin_listen
+        .map(|address| claim("admin.listen", address))
+        .transpose()?;
+    let advertised = advertise::advertised(
+        config.kafka_advertise.as_ref(),
+        kafka,
+        &advertise::host_name(),
+    );
+    if advertised.is_host_name {
+        tracing::warn!(
+            advertised = %advertised.to,
+            "Kafka listens on every address; clients are told to connect to this host's name (kafka.advertise changes it)"
+        );
+    }
+    let plan = Plan {
+        cores,
+        kafka,
+        admin,
+        advertised: advertised.to,
+        limit: ConnectionLimit::new(config.max_connections),
+        receive_memory: (0..cores).map(|_| Arc::default()).collect(),
+        started,
+        config: Arc::new(config),
+    };
+    let ends = trireme_runtime::mesh(cores)
+        .into_iter()
+        .zip(trireme_runtime::service(cores))
+        .zip(trireme_runtime::service(cores))
+        .zip(trireme_runtime::service(cores))
+        .map(|(((crew, engine), metadata), reports)| Ends {
+            crew,
+            engine,
+            metadata,
+            reports,
+        });
+    let ends = PerCore::new(ends);
+    let outcome = Arc::new(Mutex::new(Ok(())));
+    let result = outcome.clone();
+    let node = NodeConfig {
+        busy_poll: plan.config.busy_poll,
+        ..NodeConfig::with_cores(cores)
+    };
+    trireme_runtime::run_node(node, move |core| {
+        let (plan, ends, result) = (plan.clone(), ends.clone(), result.clone());
+        async move {
+            let ends = ends.take(core);
+            let ended = core_main(core, plan, ends).await;
+            if core == 0 {
+                *result.lock().expect("nobody panics with it") = ended;
+            }
+        }
+    })
+    .map_err(|error| NodeError(checks::explain_ring_error(&error)))?;
+    let mut outcome = outcome.lock().expect("nobody panics with it");
+    std::mem::replace(&mut *outcome, Ok(()))
+}
+
+/// Sees to it that nobody else listens there (the doors share their address between cores, so the kernel would not mind a
+/// second broker), and picks a port if it is 0.
+#[allow(clippy::disallowed_methods, reason = "before the runtime starts")]
+fn claim(what: &str, address: SocketAddr) -> Result<SocketAddr, NodeError> {
+    std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.local_addr())
+        .map_err(|error| NodeError(format!("{what} {address}: {error}")))
+}
+
+async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError> {
+    let Ends {
+        crew,
+        engine,
+        metadata,
+        reports,
+    } = ends;
+    let crew = Crew::new(crew, core, plan.cores);
+    let captain = (core == 0).then(|| trireme_runtime::spawn(lead(crew.clone(), plan.clone())));
+    let stop = crew.stop_token().clone();
+    let hand = Hand { core, crew, plan };
+    // A start that fails somewhere leaves others waiting for it, so the stop ends them.
+    if let Some(Some(opened)) = stop
+        .run_until_canceled(hand.start(engine, metadata, reports))
+        .await
+    {
+        hand.serve(opened).await;
+    }
+    match captain {
+        Some(captain) => captain.await,
+        None => Ok(()),
+    }
+}
+
+/// Core 0's part: has everybody take the next step when all have taken the last one.
+async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
+    match lead_start(&crew, &plan).await {
+        Ok(()) => {}
+        Err(error) => {
+            crew.stop_all();
+            return Err(error);
+        }
+    }
+    let failed = |failed: crate::lifecycle::Failed| NodeError(failed.0);
+    announce(&plan);
+    trireme_runtime::signal::terminated().await;
+    let stopping = trireme_runtime::now();
+    tracing::info!("stopping: finishing what was accepted");
+    notify_systemd(&[sd_notify::NotifyState::Stopping]);
+    trireme_runtime::spawn(async {
+        trireme_runtime::signal::terminated().await;
+        tracing::warn!("second signal: ending at once; what was acknowledged is on disk");
+        std::process::exit(EXIT_FORCED);
+    })
+    .detach();
+    crew.stop_all();
+    crew.all_done().await.map_err(failed)?;
+    crew.lead(Step::Close);
+    crew.all_done().await.map_err(failed)?;
+    tracing::info!(ms = stopping.elapsed().as_millis() as u64, "stopped");
+    Ok(())
+}
+
+async fn lead_start(crew: &Crew<Step>, plan: &Plan) -> Result<(), NodeError> {
+    let engine = engine_config(plan, plan.cores as u16);
+    let shards = Engine::prepare(&engine)
+        .await
+        .map_err(|error| NodeError(explain_open(&error, plan)))?;
+    for step in [Step::Open { shards }, Step::Serve] {
+        crew.lead(step);
+        crew.all_done()
+            .await
+            .map_err(|failed| NodeError(failed.0))?;
+    }
+    Ok(())
+}
+
+fn announce(plan: &Plan) {
+    let admin = plan
+        .admin
+        .map_or("off".to_owned(), |address| address.to_string());
+    tracing::info!(
+        kafka = %plan.kafka,
+        advertised = %plan.advertised,
+        admin,
+        data = %plan.config.data_dir.display(),
+        cores = plan.cores,
+        ms = plan.started.elapsed().as_millis() as u64,
+        "ready"
+    );
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+}
+
+fn notify_systemd(state: &[sd_notify::NotifyState<'_>]) {
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(state);
+}
+
+fn engine_config(plan: &Plan, shards: u16) -> EngineConfig {
+    let config = &plan.config;
+    let auto = || {
+        let memory = checks::memory_bytes().unwrap_or(TAIL_MEMORY_AUTO_MIN_BYTES);
+        (memory / 4).clamp(TAIL_MEMORY_AUTO_MIN_BYTES, TAIL_MEMORY_AUTO_MAX_BYTES)
+    };
+    EngineConfig {
+        shards,
+        tail_memory_bytes: config.tail_memory_bytes.unwrap_or_else(auto),
+        unflushed_max_bytes: config.unflushed_max_bytes,
+        wal_file_bytes: config.wal_file_bytes,
+        fd_cache: config.open_files,
+        reserve_bytes: config.reserve_bytes,
+        ..EngineConfig::new(&config.data_dir)
+    }
+}
+
+/// One line that says what to do about a data directory that does not open.
+fn explain_open(error: &OpenError, plan: &Plan) -> String {
+    let dir = plan.config.data_dir.display();
+    match error {
+        OpenError::Locked => format!("data directory {dir} is in use by another process"),
+        OpenError::Damaged { .. } => {
+            format!(
+                "data directory {dir}: {error}; nothing was changed, `trireme-fsck verify {dir}` says more"
+            )
+        }
+        _ => format!("data directory {dir}: {error}"),
+    }
+}
+
+/// One core's part.
+struct Hand {
+    core: usize,
+    crew: Rc<Crew<Step>>,
+    plan: Plan,
+}
+
+/// What a core has opened.
+struct Opened {
+    engine: Engine,
+    kafka: Rc<trireme_kafka::Door>,
+    kafka_door: Door,
+    admin: Option<(Rc<Admin>, Door)>,
+}
+
+impl Hand {
+    /// Opens everything; `None` if somebody failed.
+    async fn start(
+        &self,
+        engine_mail: Service<ShardRequest, ShardReply>,
+        metadata_mail: Service<ControllerRequest, ControllerReply>,
+        reports: Service<ReportRequest, CoreReport>,
+    ) -> Option<Opened> {
+        let Step::Open { shards } = self.crew.follow().await? else {
+            unreachable!("the first step is to open")
+        };
+        let config = engine_config(&self.plan, shards);
+        let engine = match Engine::open(config, self.core, self.plan.cores, engine_mail).await {
+            Ok(engine) => engine,
+            Err(error) => return self.fail(explain_open(&error, &self.plan)),
+        };
+        self.crew.report(Ok(()));
+        self.crew.follow().await?;
+        let options = MetadataOptions {
+            node_id: NODE_ID,
+            broker_defaults: self.plan.config.kafka_broker.clone(),
+            to_partition_config: |_, _| Default::default(),
+            shards,
+        };
+        let metadata = match Metadata::open(
+            engine.clone(),
+            self.core,
+            self.plan.cores,
+            metadata_mail,
+            options,
+        )
+        .await
+        {
+            Ok(metadata) => metadata,
+            Err(error) => return self.fail(format!("metadata: {error}")),
+        };
+        let opened = match self.open_doors(engine, metadata, Rc::new(reports)) {
+            Ok(opened) => opened,
+            Err(error) => return self.fail(error),
+        };
+        self.crew.report(Ok(()));
+        Some(opened)
+    }
+
+    fn fail<T>(&self, reason: String) -> Option<T> {
+        self.crew.report(Err(reason));
+        None
+    }
+
+    /// From here on the kernel completes connections.
+    fn open_doors(
+        &self,
+        engine: Engine,
+        metadata: Metadata,
+        reports: Rc<Service<ReportRequest, CoreReport>>,
+    ) -> Result<Opened, String> {
+        let plan = &self.plan;
+        let kafka_config = trireme_kafka::DoorConfig {
+            advertised_host: plan.advertised.host.clone(),
+            advertised_port: plan.advertised.port,
+            ..Default::default()
+        };
+        let kafka = trireme_kafka::Door::new(kafka_config, engine.clone(), metadata);
+        let gauge = plan.receive_memory[self.core].clone();
+        let limit = plan.config.receive_memory_bytes / plan.cores;
+        let memory = ReceiveMemory::with_gauge(limit, kafka.config.max_request_bytes, gauge);
+        let kafka_door = Door::bind(DoorConfig {
+            addr: plan.kafka,
+            limit: plan.limit.clone(),
+            timeouts: Timeouts {
+                frame: plan.config.frame_timeout,
+                write: plan.config.write_timeout,
+                drain: plan.config.drain_timeout,
+                ..Timeouts::default()
+            },
+            memory: memory.clone(),
+            counters: Arc::default(),
+        })
+        .map_err(|error| format!("kafka.listen {}: {error}", plan.kafka))?;
+        let admin = match plan.admin {
+            Some(addr) if self.core == 0 => {
+                let door = Door::bind(DoorConfig {
+                    addr,
+                    limit: ConnectionLimit::new(admin::MAX_CONNECTIONS),
+                    timeouts: admin::TIMEOUTS,
+                    memory,
+                    counters: Arc::default(),
+                })
+                .map_err(|error| format!("admin.listen {addr}: {error}"))?;
+                let admin = Admin {
+                    cores: plan.cores,
+                    reports: reports.clone(),
+                    stop: self.crew.stop_token().clone(),
+                    started: trireme_runtime::now(),
+                    receive_memory: plan.receive_memory.clone(),
+                };
+                Some((Rc::new(admin), door))
+            }
+            _ => None,
+        };
+        let mut doors: Vec<(&'static str, Arc<DoorCounters>)> =
+            vec![("kafka", kafka_door.counters())];
+        doors.extend(admin.iter().map(|(_, door)| ("admin", door.counters())));
+        let reporter = (engine.clone(), kafka.clone());
+        trireme_runtime::spawn(async move {
+            reports
+                .serve(|_, ReportRequest| {
+                    let (engine, kafka) = &reporter;
+                    std::future::ready(admin::report(engine, kafka, doors.clone()))
+                })
+                .await;
+        })
+        .detach();
+        Ok(Opened {
+            engine,
+            kafka,
+            kafka_door,
+            admin,
+        })
+    }
+
+    /// Serves until the stop, then closes together with the other cores.
+    async fn serve(&self, opened: Opened) {
+        let Opened {
+            engine,
+            kafka,
+            kafka_door,
+            admin,
+        } = opened;
+        let stop = self.crew.stop_token().clone();
+        let admin = admin.map(|(admin, door)| {
+            let serving = door.serve(stop.clone(), move |connection| {
+                admin::serve(admin.clone(), connection)
+            });
+            trireme_runtime::spawn(serving)
+        });
+        kafka_door
+            .serve(stop, move |connection| kafka.clone().serve(connection))
+            .await;
+        if let Some(admin) = admin {
+            admin.await;
+        }
+        self.crew.report(Ok(()));
+        let Step::Close = self.crew.next_step().await else {
+            unreachable!("after the doors the engine is closed")
+        };
+        engine.shutdown().await;
+        self.crew.report(Ok(()));
+    }
+}
