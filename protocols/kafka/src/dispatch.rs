@@ -89,6 +89,15 @@ impl Call {
         self.client_id.as_deref().unwrap_or("")
     }
 
+    /// Who asks, as the group coordinator keeps it.
+    pub fn group_client(&self) -> crate::groups::Client {
+        crate::groups::Client {
+            client_id: self.client_id().to_owned(),
+            host: format!("/{}", self.peer.remote.ip()),
+            api_version: self.version,
+        }
+    }
+
     /// Whether the version has compact arrays and tagged fields.
     pub fn flexible(&self) -> bool {
         self.version >= self.api.flexible

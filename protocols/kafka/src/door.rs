@@ -7,7 +7,9 @@ use trireme_engine::Engine;
 use trireme_net::Connection;
 use trireme_replication::Metadata;
 
+use crate::api::init_producer_id::ProducerIds;
 use crate::fetch_session;
+use crate::groups::service::Groups;
 use crate::metrics::Metrics;
 
 /// What the server decides.
@@ -42,6 +44,8 @@ pub struct Door {
     pub metrics: Metrics,
     pub engine: Engine,
     pub metadata: Metadata,
+    pub groups: Groups,
+    pub producer_ids: ProducerIds,
     pub fetch_sessions: RefCell<fetch_session::Cache>,
     /// Bytes of fetched records that wait in memory for their peers.
     pub fetch_memory: Rc<Cell<u64>>,
@@ -49,13 +53,15 @@ pub struct Door {
 }
 
 impl Door {
-    pub fn new(config: DoorConfig, engine: Engine, metadata: Metadata) -> Rc<Door> {
+    pub fn new(config: DoorConfig, engine: Engine, metadata: Metadata, groups: Groups) -> Rc<Door> {
         let sessions = fetch_session::MAX_SESSIONS.div_ceil(trireme_runtime::core_count());
         Rc::new(Door {
             config,
             metrics: Metrics::default(),
             engine,
             metadata,
+            groups,
+            producer_ids: ProducerIds::default(),
             fetch_sessions: RefCell::new(fetch_session::Cache::new(sessions)),
             fetch_memory: Rc::default(),
             connection_ids: Cell::new(0),

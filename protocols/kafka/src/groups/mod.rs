@@ -116,6 +116,24 @@ pub enum GroupRequest {
     Delete(KafkaString),
 }
 
+impl GroupRequest {
+    /// The group that it is about; empty for a list.
+    pub fn group(&self) -> &str {
+        let group = match self {
+            GroupRequest::Join(_, request) => &request.group_id,
+            GroupRequest::Sync(request) => &request.group_id,
+            GroupRequest::Heartbeat(request) => &request.group_id,
+            GroupRequest::Leave(request) => &request.group_id,
+            GroupRequest::Commit(_, request) => &request.group_id,
+            GroupRequest::Fetch { group, .. } => &group.group_id,
+            GroupRequest::DeleteOffsets(request) => &request.group_id,
+            GroupRequest::List { .. } => return "",
+            GroupRequest::Describe(group) | GroupRequest::Delete(group) => group,
+        };
+        group.as_str()
+    }
+}
+
 /// The answer to a [`GroupRequest`], by the same name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GroupReply {

@@ -145,12 +145,13 @@ impl Groups {
         groups
     }
 
-    /// Asks the coordinator of `group`. The request is under way when this returns, in the order of calls on this core.
-    pub fn ask(&self, group: &str, request: GroupRequest) -> impl Future<Output = GroupReply> + 'static {
-        self.ask_partition(group_partition(group), request)
+    /// Asks the coordinator of the request's group. The request is under way when this returns, in the order of calls on
+    /// this core. (Lists are asked for with [`list`](Self::list).)
+    pub fn ask(&self, request: GroupRequest) -> impl Future<Output = GroupReply> + use<> {
+        self.ask_partition(group_partition(request.group()), request)
     }
 
-    fn ask_partition(&self, partition: u32, request: GroupRequest) -> impl Future<Output = GroupReply> + 'static {
+    fn ask_partition(&self, partition: u32, request: GroupRequest) -> impl Future<Output = GroupReply> + use<> {
         let shell = self.0.clone();
         let begun = match &shell.local[partition as usize] {
             Some(local) => Begun::Here(local.begin(request)),
