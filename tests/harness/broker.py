@@ -142,12 +142,15 @@ class Kafka(Broker):
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self.controller}",
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller}", "log.dirs": self.directory / "data",
+            # Not on the disk whose power is cut: the comparison is about the records, and Kafka does not always start without its metadata.
+            "metadata.log.dir": self.logs / f"kafka-{self.port}-metadata",
             "offsets.topic.replication.factor": 1, "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1, "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1, **self.config}
         properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         identity = run(self.java("kafka.tools.StorageTool", "random-uuid")).strip()
         run(self.java("kafka.tools.StorageTool", "format", "--standalone", "-t", identity, "-c", properties))
+        os.sync()
 
     def command(self):
         return self.java("-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "kafka.Kafka", self.logs / f"kafka-{self.port}.properties")

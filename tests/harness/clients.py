@@ -199,7 +199,7 @@ class Worker:
 
     def leave(self):
         code = self.child.stop(60)
-        expect(code == 0, f"the worker ended with {code} after SIGTERM: {self.child.log()}")
+        expect(code in (0, 143), f"the worker ended with {code} after SIGTERM: {self.child.log()}")
 
     def die(self):
         self.child.kill()
@@ -281,8 +281,13 @@ def group_scenario(client, broker, directory, partitions=12, per_round=120):
 def committed_everything(broker, topic, group, partitions=12):
     """The group's committed offsets when they stand at the end of every partition that has records; otherwise Failure."""
     with broker.connect() as connection:
-        ends = connection.list_offsets(topic, range(partitions))
+        ends = wait_until(lambda: all_offsets(connection, topic, partitions), 60, f"every partition of {topic} has a leader", step=0.1)
         committed = wait_until(lambda: connection.committed(group, topic, range(partitions)), 30, "the coordinator answers", step=0.1)
     behind = {p: (committed.get(p), end) for p, end in ends.items() if end and committed.get(p) != end}
-    expect(len(ends) == partitions and not behind, f"{group}: committed is not the end: {behind}, {len(ends)} partitions")
+    expect(not behind, f"{group}: committed is not the end: {behind}")
     return committed
+
+
+def all_offsets(connection, topic, partitions):
+    ends = connection.list_offsets(topic, range(partitions))
+    return ends if len(ends) == partitions else None

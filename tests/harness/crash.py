@@ -21,13 +21,13 @@ TURN = 1024
 class Load:
     """The loader and a reader that follows, both living through all crashes."""
 
-    def __init__(self, broker, data, directory, rate_mb):
+    def __init__(self, broker, data, directory, rate_mb, config=None):
         self.broker, self.data, self.directory = broker, data, pathlib.Path(directory)
         self.followed = self.directory / "followed"
         self.followed.mkdir()
         with broker.connect() as connection:
             for topic in TOPICS:
-                connection.create_topic(topic, PARTITIONS)
+                connection.create_topic(topic, PARTITIONS, config)
         self.loader = Child([go_program(SOURCES / "loader"), "-bootstrap", broker.bootstrap, "-data", data, "-dir", self.directory,
                              "-partitions", PARTITIONS, "-rate", rate_mb],
                             self.directory / "loader.out", self.directory / "loader.err", env={"GOGC": 200})
@@ -51,6 +51,7 @@ class Load:
         code = self.loader.stop(300)
         expect(code == 0, f"the loader ended with {code}: {self.loader.log()}")
         self.follower.stop(120)
+        expect("ENDED" in (self.followed / "reader.out").read_text(), f"the following reader broke: {self.follower.log()}")
         return json.loads((self.directory / "loader.out").read_text())
 
     def read_back(self):

@@ -157,6 +157,12 @@ class Connection:
         (_, error, message), = answer.array(lambda: (answer.string(), answer.int16(), answer.string()))
         if error not in (0, TOPIC_ALREADY_EXISTS):
             raise ValueError(f"CreateTopics {name}: error {error} {message}")
+        # A broker may answer before it serves what it has made.
+        deadline = time.monotonic() + 30
+        while len(self.list_offsets(name, range(partitions))) < partitions:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"CreateTopics {name}: no leaders")
+            time.sleep(0.01)
 
     def delete_topic(self, name):
         answer = self.call(DELETE_TOPICS, 1, array([string(name)]) + int32(30000))

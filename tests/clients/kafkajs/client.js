@@ -86,7 +86,7 @@ async function worker (bootstrap, topic, group) {
   await consumer.disconnect()
 }
 
-zstd.init().then(() => ({ produce, consume, worker })[process.argv[2]](...process.argv.slice(3))).then(() => process.exit(0), (error) => {
+zstd.init().then(() => ({ produce, consume, worker })[process.argv[2]](...process.argv.slice(3))).then(() => process.stdout.write('', () => process.exit(0)), (error) => {
   console.error(error)
   process.exit(1)
 })

@@ -4,7 +4,8 @@
 //   Reader follow BOOTSTRAP PARTITIONS DIR    until SIGTERM, over restarts of the broker
 //
 // DIR/<topic>-<partition>.read holds 24 little-endian bytes for each record: offset, seq from the key (8 each), CRC-32 and length of the value (4 each).
-// A position that the broker no longer has (it gave out records that it then lost) is a line "OUT_OF_RANGE ..." on standard output.
+// A position that the broker no longer has (it gave out records that it then lost) is a line "OUT_OF_RANGE ..." on standard output; the last
+// line of a run that ended as it should is "ENDED".
 import java.io.BufferedOutputStream;
 import java.io.FileOutputStream;
 import java.io.IOException;
@@ -63,10 +64,11 @@ public class Reader {
             while (follow ? !stopped : left > 0) {
                 left -= poll(consumer, files, ends);
             }
+            System.out.println("ENDED");
+        } finally {
             for (OutputStream file : files.values()) {
                 file.close();
             }
-        } finally {
             System.out.flush();
             closed.countDown();
         }
@@ -78,10 +80,9 @@ public class Reader {
             records = consumer.poll(Duration.ofMillis(200));
         } catch (OffsetOutOfRangeException gone) {
             for (TopicPartition partition : gone.partitions()) {
-                long end = consumer.endOffsets(List.of(partition)).get(partition);
-                System.out.println("OUT_OF_RANGE " + partition + " at " + consumer.position(partition) + ", end " + end);
-                consumer.seek(partition, end);
+                System.out.println("OUT_OF_RANGE " + partition + ": " + gone.getMessage());
             }
+            consumer.seekToEnd(gone.partitions());
             return 0;
         } catch (RetriableException transientError) {
             return 0;

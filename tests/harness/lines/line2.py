@@ -1,13 +1,12 @@
 """Acceptance line 2: unmodified clients and Apache Kafka's own tools, with their defaults."""
 import concurrent.futures
 import json
-import os
 import re
 
 from .. import clients
 from ..broker import kafka_tool
-from ..core import TESTS, Child, Failure, Skipped, expect, need, run, say, scratch, wait_until
-from ..dump import dump_topic
+from ..core import TESTS, expect, need, run, say, scratch, wait_until
+from ..dump import dump_topic, topic_ids
 
 SUITES = {
     # suite: (least number of passes, patterns of tests that may fail, settings of the suite)
@@ -111,14 +110,6 @@ def groups(report, broker, available, directory):
             expect([r["v"] for r in got] == [record["v"]], f"the group began elsewhere: {got}")
 
 
-def topic_ids(broker):
-    """{topic: topic id in hexadecimal} as `topics --describe` prints them."""
-    import base64
-    text = kafka_tool("topics", "--bootstrap-server", broker.bootstrap, "--describe")
-    return {name: base64.urlsafe_b64decode(identity + "==").hex()
-            for name, identity in re.findall(r"^Topic: (\S+)\s+TopicId: (\S+)", text, re.M)}
-
-
 def stored_codecs(context, broker, topics, identities):
     for topic, codec in topics.items():
         batches = dump_topic(broker, topic, identities[topic])
@@ -133,10 +124,6 @@ def stored_codecs(context, broker, topics, identities):
 def tools(report, broker, directory):
     """Apache Kafka's own tools."""
     at = ("--bootstrap-server", broker.bootstrap)
-
-    def tool(name):
-        need("java", "mvn")
-        return report.check(f"line 2: tool {name}")
 
     with report.check("line 2: tool topics (create, describe, alter, list)"):
         need("java", "mvn")
