@@ -11,7 +11,7 @@ const XERIAL_VERSION: i32 = 1;
 const ZSTD_LEVEL: i32 = 3;
 
 /// Appends `bytes`, compressed, to `out`.
-pub(super) fn compress(codec: Codec, bytes: &[u8], out: &mut Vec<u8>) {
+pub fn compress(codec: Codec, bytes: &[u8], out: &mut Vec<u8>) {
     const TO_MEMORY: &str = "writing to memory does not fail";
     match codec {
         Codec::None => out.extend_from_slice(bytes),

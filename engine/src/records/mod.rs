@@ -21,6 +21,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
+pub use compress::compress;
 pub use builder::{BatchBuilder, NewRecord, Producer};
 pub use record::{Headers, Record, RecordIter};
 

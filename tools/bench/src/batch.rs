@@ -4,7 +4,9 @@
 //! of the time at which it was due, in ns since the run began; filler follows. So a reader can tell lost, doubled and
 //! reordered records without a list of what was sent.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use trireme_engine::batch::Codec;
+use trireme_engine::records::{RecordLimits, Records, compress};
 
 pub const HEADER_BYTES: usize = 61;
 /// Least record size: the stamp has to fit.
@@ -109,7 +111,8 @@ impl BatchMaker {
         } else {
             let mut plain = Vec::with_capacity(records * (self.record_bytes + 20));
             self.put_records(&mut plain, stamp, records);
-            crate::compress::append(self.compression, &plain, out)?;
+            let codec = Codec::from_id(self.compression as u8).expect("Kafka's ids");
+            compress(codec, &plain, out);
         }
         let len = out.len() - start;
         let h = &mut out[start..];
@@ -166,8 +169,7 @@ fn put_varint(out: &mut Vec<u8>, v: i64) {
 pub struct Batch<'a> {
     pub base_offset: i64,
     pub records: u32,
-    attributes: u8,
-    payload: &'a [u8],
+    bytes: &'a [u8],
 }
 
 /// Splits the next whole batch off `bytes`; `None` when only a part of one (or nothing) is left, as at the end of a fetch.
@@ -193,48 +195,22 @@ pub fn next_batch<'a>(bytes: &mut &'a [u8], check: bool) -> Result<Option<Batch<
     Ok(Some(Batch {
         base_offset: i64::from_be_bytes(batch[..8].try_into()?),
         records: u32::from_be_bytes(batch[57..61].try_into()?),
-        attributes: batch[22],
-        payload: &batch[HEADER_BYTES..],
+        bytes: batch,
     }))
 }
 
 impl Batch<'_> {
     /// Calls `each` with every record's stamp.
     pub fn stamps(&self, mut each: impl FnMut(Stamp) -> Result<()>) -> Result<()> {
-        let plain;
-        let mut bytes = match self.attributes & 7 {
-            0 => self.payload,
-            codec => {
-                plain = crate::compress::expand(codec, self.payload)?;
-                &plain
-            }
-        };
-        for _ in 0..self.records {
-            let len = varint(&mut bytes)? as usize;
-            let (mut record, rest) = bytes.split_at_checked(len).context("a record is cut off")?;
-            bytes = rest;
-            record = record.get(1..).context("a record is cut off")?;
-            (varint(&mut record)?, varint(&mut record)?);
-            let key = varint(&mut record)?.max(0) as usize;
-            record = record.get(key..).context("a key is cut off")?;
-            varint(&mut record)?;
-            each(Stamp::decode(record).context("not a record of trireme-bench")?)?;
+        let records = Records::open(self.bytes, &RecordLimits::default())?;
+        for record in &records {
+            let value = record?
+                .value
+                .ok_or_else(|| anyhow!("a record without value"))?;
+            each(Stamp::decode(value).context("not a record of trireme-bench")?)?;
         }
         Ok(())
     }
-}
-
-fn varint(bytes: &mut &[u8]) -> Result<i64> {
-    let mut z = 0u64;
-    for shift in (0..70).step_by(7) {
-        let (byte, rest) = bytes.split_first().context("a varint is cut off")?;
-        *bytes = rest;
-        z |= u64::from(byte & 0x7f) << shift.min(63);
-        if byte & 0x80 == 0 {
-            return Ok((z >> 1) as i64 ^ -((z & 1) as i64));
-        }
-    }
-    anyhow::bail!("a varint is too long")
 }
 
 #[cfg(test)]

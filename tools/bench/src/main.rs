@@ -2,7 +2,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod batch;
-mod compress;
 mod consume;
 mod engine;
 mod limit;
