@@ -8,9 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use trireme_engine::Engine;
 use trireme_engine::api::{EngineError, PartitionConfig, PartitionId, PartitionRef, TopicId};
+use trireme_engine::table::TABLE_BATCH_BYTES_MAX;
 use trireme_engine::table_store::{Mutation, TableStore};
 use trireme_runtime::mail::Service;
 use trireme_runtime::random_bytes;
@@ -32,6 +32,7 @@ pub const MAX_NODE_PARTITIONS: u32 = 200_000;
 
 /// Segments of internal partitions: small, since only the part behind the last snapshot is of use.
 const INTERNAL_SEGMENT_BYTES: u64 = 16 << 20;
+const INTERNAL_BATCH_BYTES_MAX: u32 = 2 * TABLE_BATCH_BYTES_MAX as u32;
 
 /// What cores ask of the controller, and what it asks of them.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Controller {
             id: metadata_partition_id(),
             shard: 0,
         };
-        create(&engine, vec![(home, internal_config(&options))]).await?;
+        create(&engine, vec![(home, internal_config())]).await?;
         let store = TableStore::open(engine.clone(), home).await?;
         let (mut image, next_producer_id) = replay(&store)?;
 
@@ -126,10 +127,10 @@ impl Controller {
                 id: metadata_partition_id(),
                 shard: 0,
             },
-            internal_config(&self.options),
+            internal_config(),
         );
         for home in &image.group_partitions {
-            wanted.insert(*home, internal_config(&self.options));
+            wanted.insert(*home, internal_config());
         }
         for topic in image.topics.values() {
             let config = self.partition_config(&image, &topic.configs);
@@ -529,15 +530,18 @@ fn storage(error: EngineError) -> MetadataError {
     MetadataError::Storage(error.to_string())
 }
 
-/// Internal partitions keep everything behind their log start: the table trims them itself.
-fn internal_config(options: &MetadataOptions) -> PartitionConfig {
-    let mut config = (options.to_partition_config)(&BTreeMap::new(), &BTreeMap::new());
-    config.segment_bytes = INTERNAL_SEGMENT_BYTES;
-    config.segment_ms = i64::MAX;
-    config.retention_ms = None;
-    config.retention_bytes = None;
-    config.durability = trireme_engine::api::Durability::Fsync;
-    config
+/// Internal partitions keep everything behind their log start: the table trims them itself. What clients configure does
+/// not concern them.
+fn internal_config() -> PartitionConfig {
+    PartitionConfig {
+        segment_bytes: INTERNAL_SEGMENT_BYTES,
+        segment_ms: i64::MAX,
+        retention_ms: None,
+        retention_bytes: None,
+        max_batch_bytes: INTERNAL_BATCH_BYTES_MAX,
+        timestamp_after_max_ms: i64::MAX,
+        ..PartitionConfig::default()
+    }
 }
 
 fn group_partitions(homes: &[u16]) -> Vec<PartitionRef> {
@@ -555,7 +559,6 @@ fn replay(store: &TableStore) -> Result<(MetadataImage, i64), MetadataError> {
     let mut next_producer_id = 0;
     store.with(|table| {
         for (key, value) in table.iter() {
-            let key: &Bytes = key;
             match Record::decode(key, value).map_err(|e| MetadataError::Storage(e.to_string()))? {
                 Record::Cluster {
                     cluster_id,
