@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use trireme_engine::Engine;
 use trireme_engine::api::{EngineConfig, OpenError, ShardReply, ShardRequest};
+use trireme_kafka::groups::GroupConfig;
+use trireme_kafka::groups::service::{GroupMail, GroupMailReply, Groups};
 use trireme_net::{ConnectionLimit, Door, DoorConfig, DoorCounters, ReceiveMemory, Timeouts};
 use trireme_replication::{ControllerReply, ControllerRequest, Metadata, MetadataOptions};
 use trireme_runtime::{NodeConfig, PerCore, Port, Service};
@@ -66,6 +68,7 @@ struct Ends {
     crew: Port<Note<Step>>,
     engine: Service<ShardRequest, ShardReply>,
     metadata: Service<ControllerRequest, ControllerReply>,
+    groups: Service<GroupMail, GroupMailReply>,
     reports: Service<ReportRequest, CoreReport>,
 }
 
@@ -117,10 +120,12 @@ pub fn run(config: Config, started: Started) -> Result<(), NodeError> {
         .zip(trireme_runtime::service(cores))
         .zip(trireme_runtime::service(cores))
         .zip(trireme_runtime::service(cores))
-        .map(|(((crew, engine), metadata), reports)| Ends {
+        .zip(trireme_runtime::service(cores))
+        .map(|((((crew, engine), metadata), groups), reports)| Ends {
             crew,
             engine,
             metadata,
+            groups,
             reports,
         });
     let ends = PerCore::new(ends);
@@ -159,6 +164,7 @@ async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError>
         crew,
         engine,
         metadata,
+        groups,
         reports,
     } = ends;
     let crew = Crew::new(crew, core, plan.cores);
@@ -167,7 +173,7 @@ async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError>
     let hand = Hand { core, crew, plan };
     // A start that fails somewhere leaves others waiting for it, so the stop ends them.
     if let Some(Some(opened)) = stop
-        .run_until_canceled(hand.start(engine, metadata, reports))
+        .run_until_canceled(hand.start(engine, metadata, groups, reports))
         .await
     {
         hand.serve(opened).await;
@@ -283,6 +289,7 @@ struct Hand {
 /// What a core has opened.
 struct Opened {
     engine: Engine,
+    groups: Groups,
     kafka: Rc<trireme_kafka::Door>,
     kafka_door: Door,
     admin: Option<(Rc<Admin>, Door)>,
@@ -294,6 +301,7 @@ impl Hand {
         &self,
         engine_mail: Service<ShardRequest, ShardReply>,
         metadata_mail: Service<ControllerRequest, ControllerReply>,
+        group_mail: Service<GroupMail, GroupMailReply>,
         reports: Service<ReportRequest, CoreReport>,
     ) -> Option<Opened> {
         let Step::Open { shards } = self.crew.follow().await? else {
@@ -324,7 +332,13 @@ impl Hand {
             Ok(metadata) => metadata,
             Err(error) => return self.fail(format!("metadata: {error}")),
         };
-        let opened = match self.open_doors(engine, metadata, Rc::new(reports)) {
+        let settings = match GroupConfig::from_settings(&self.plan.config.kafka_broker) {
+            Ok(settings) => settings,
+            Err(error) => return self.fail(error),
+        };
+        let (core, cores) = (self.core, self.plan.cores);
+        let groups = Groups::open(engine.clone(), metadata.clone(), group_mail, core, cores, settings);
+        let opened = match self.open_doors(engine, metadata, groups, Rc::new(reports)) {
             Ok(opened) => opened,
             Err(error) => return self.fail(error),
         };
@@ -342,6 +356,7 @@ impl Hand {
         &self,
         engine: Engine,
         metadata: Metadata,
+        groups: Groups,
         reports: Rc<Service<ReportRequest, CoreReport>>,
     ) -> Result<Opened, String> {
         let plan = &self.plan;
@@ -350,7 +365,7 @@ impl Hand {
             advertised_port: plan.advertised.port,
             ..Default::default()
         };
-        let kafka = trireme_kafka::Door::new(kafka_config, engine.clone(), metadata);
+        let kafka = trireme_kafka::Door::new(kafka_config, engine.clone(), metadata, groups.clone());
         let gauge = plan.receive_memory[self.core].clone();
         let limit = plan.config.receive_memory_bytes / plan.cores;
         let memory = ReceiveMemory::with_gauge(limit, kafka.config.max_request_bytes, gauge);
@@ -403,6 +418,7 @@ impl Hand {
         .detach();
         Ok(Opened {
             engine,
+            groups,
             kafka,
             kafka_door,
             admin,
@@ -413,6 +429,7 @@ impl Hand {
     async fn serve(&self, opened: Opened) {
         let Opened {
             engine,
+            groups,
             kafka,
             kafka_door,
             admin,
@@ -424,6 +441,12 @@ impl Hand {
             });
             trireme_runtime::spawn(serving)
         });
+        let (stopping, waiting) = (stop.clone(), groups.clone());
+        trireme_runtime::spawn(async move {
+            stopping.canceled().await;
+            waiting.release();
+        })
+        .detach();
         kafka_door
             .serve(stop, move |connection| kafka.clone().serve(connection))
             .await;
@@ -434,6 +457,7 @@ impl Hand {
         let Step::Close = self.crew.next_step().await else {
             unreachable!("after the doors the engine is closed")
         };
+        groups.shutdown().await;
         engine.shutdown().await;
         self.crew.report(Ok(()));
     }

@@ -31,6 +31,8 @@ pub use codec::{DecodeError, Mutation};
 pub use coordinator::Coordinator;
 pub use effects::{Now, PersistError, Token};
 
+use std::collections::BTreeMap;
+
 use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::{
     delete_groups_response, describe_groups_response, heartbeat_request, join_group_request, join_group_response,
@@ -69,6 +71,31 @@ impl Default for GroupConfig {
             offsets_retention_ms: 7 * 24 * 60 * 60_000,
             offsets_retention_check_interval_ms: 600_000,
         }
+    }
+}
+
+impl GroupConfig {
+    /// From Kafka's broker settings by name; what is not there has its default, other settings are not looked at.
+    pub fn from_settings(settings: &BTreeMap<String, String>) -> Result<Self, String> {
+        fn number(settings: &BTreeMap<String, String>, name: &str, default: i64, at_least: i64) -> Result<i64, String> {
+            let Some(text) = settings.get(name) else { return Ok(default) };
+            let value = text.trim().parse().ok().filter(|&value| (at_least..=i64::from(i32::MAX)).contains(&value));
+            value.ok_or_else(|| format!("{name}: {text:?} is not a number of at least {at_least}"))
+        }
+        let default = Self::default();
+        let ms = |name, default: i32, at_least| number(settings, name, default.into(), at_least).map(|ms| ms as i32);
+        let minutes = number(settings, "offsets.retention.minutes", default.offsets_retention_ms / 60_000, 1)?;
+        let max_metadata = default.offset_metadata_max_bytes as i64;
+        let check = "offsets.retention.check.interval.ms";
+        Ok(Self {
+            min_session_timeout_ms: ms("group.min.session.timeout.ms", default.min_session_timeout_ms, 0)?,
+            max_session_timeout_ms: ms("group.max.session.timeout.ms", default.max_session_timeout_ms, 0)?,
+            initial_rebalance_delay_ms: ms("group.initial.rebalance.delay.ms", default.initial_rebalance_delay_ms, 0)?,
+            max_size: number(settings, "group.max.size", default.max_size as i64, 1)? as usize,
+            offset_metadata_max_bytes: number(settings, "offset.metadata.max.bytes", max_metadata, 0)? as usize,
+            offsets_retention_ms: minutes * 60_000,
+            offsets_retention_check_interval_ms: number(settings, check, default.offsets_retention_check_interval_ms, 1)?,
+        })
     }
 }
 

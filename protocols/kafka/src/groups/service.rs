@@ -77,6 +77,8 @@ struct Local {
     partition: u32,
     coordinator: RefCell<Coordinator>,
     status: Cell<Status>,
+    /// Nobody may begin to wait any more.
+    releasing: Cell<bool>,
     waiting: RefCell<BTreeMap<Token, OneSender<GroupReply>>>,
     tokens: Cell<Token>,
     /// There is something to write.
@@ -207,16 +209,21 @@ impl Groups {
         counts.fold((0, 0), |(groups, offsets), (g, o)| (groups + g, offsets + o))
     }
 
-    /// Sends waiting members away and refuses new requests; returns when what was accepted is durable and answered.
-    pub async fn shutdown(&self) {
+    /// The broker is about to stop: members that wait for others are sent to look for another coordinator, and no more
+    /// may join. Everything else is still served.
+    pub fn release(&self) {
         for local in self.0.local.iter().flatten() {
-            let loaded = local.status.replace(Status::Stopped) == Status::Ready;
-            if loaded {
-                local.coordinator.borrow_mut().release();
-                local.flush();
-            }
+            local.releasing.set(true);
+            local.coordinator.borrow_mut().release();
+            local.flush();
         }
+    }
+
+    /// Refuses all requests; returns when what was accepted before is durable and answered.
+    pub async fn shutdown(&self) {
+        self.release();
         for local in self.0.local.iter().flatten() {
+            local.status.set(Status::Stopped);
             while local.writing.get() || local.coordinator.borrow().has_batch() {
                 local.idle.notified().await;
             }
@@ -278,6 +285,7 @@ impl Local {
             partition,
             coordinator: RefCell::new(Coordinator::new(config)),
             status: Cell::new(Status::Loading),
+            releasing: Cell::new(false),
             waiting: RefCell::default(),
             tokens: Cell::new(0),
             dirty: Notify::new(),
@@ -290,7 +298,9 @@ impl Local {
 
     fn begin(&self, request: GroupRequest) -> OneReceiver<GroupReply> {
         let (sender, receiver) = oneshot();
+        let waits = matches!(request, GroupRequest::Join(..) | GroupRequest::Sync(..));
         let code = match self.status.get() {
+            _ if waits && self.releasing.get() => error::NOT_COORDINATOR,
             Status::Ready => error::NONE,
             Status::Loading => error::COORDINATOR_LOAD_IN_PROGRESS,
             Status::Failed => error::COORDINATOR_NOT_AVAILABLE,
