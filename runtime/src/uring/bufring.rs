@@ -83,10 +83,6 @@ impl BufRing {
         unsafe { self.memory.addr().add(usize::from(id) * self.len) }
     }
 
-    pub(crate) fn buffer_len(&self) -> usize {
-        self.len
-    }
-
     /// Buffers that the kernel does not have.
     pub(crate) fn out(&self) -> u32 {
         self.out.get()
