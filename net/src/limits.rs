@@ -8,7 +8,7 @@ pub const BACKLOG: u32 = 1024;
 
 /// Connections of one broker, over all doors and cores. Beyond it a connection is accepted and closed at once, so that the
 /// client learns it now and not after its own time-out.
-pub const MAX_CONNECTIONS: usize = 20_000;
+pub const MAX_CONNECTIONS: usize = 10_000;
 
 /// A frame of which this much has arrived gets memory for all of it and is then received straight into that. Until then its
 /// memory doubles with what has arrived.

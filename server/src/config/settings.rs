@@ -142,7 +142,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "net.max_connections",
-        default: "20000",
+        default: "10000",
         help: "Connections of the whole broker. Beyond it a connection is closed as soon as it is accepted.",
         set: |config, value| {
             number(value, 1, 1_000_000).map(|n| config.max_connections = n as usize)
