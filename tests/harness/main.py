@@ -1,11 +1,12 @@
 """The commands behind tests/accept and tests/run."""
 import argparse
 import importlib
+import re
 import signal
 import sys
 
 from . import broker as brokers
-from .core import Report, say
+from .core import IN_CI, ROOT, Report, Skipped, expect, find, run, say
 
 
 class Context:
@@ -14,20 +15,25 @@ class Context:
     def __init__(self, report, ci, against="trireme"):
         self.report, self.ci, self.against = report, ci, against
 
-    def broker(self, directory, logs=None, auto_create=False, partitions=1, config=None, arguments=(), env=None, binary=None):
+    def broker(self, directory, logs=None, partitions=1, config=None, arguments=(), env=None, binary=None):
         """A broker that is not started yet. Topics appear at first use in both kinds, with `partitions` partitions."""
         settings = {"num.partitions": partitions, **(config or {})}
-        variables = {"TRIREME_NUM_PARTITIONS": partitions, **(env or {})} if partitions != 1 else dict(env or {})
-        return brokers.make(self.against, directory, logs, config=settings, arguments=arguments, env=variables, binary=binary)
+        return brokers.make(self.against, directory, logs, config=settings, env=env, binary=binary,
+                            arguments=["--set", f"kafka.num.partitions={partitions}", *arguments])
 
 
 def run_line(context, number):
     say(f"acceptance line {number}{' (CI size)' if context.ci else ''}")
     module = importlib.import_module(f".lines.line{number}", __package__)
+    # What a line cannot do without, or did not foresee, counts as one check.
+    began = len(context.report.failed)
     try:
         module.run_line(context)
     except Exception as why:
-        context.report.fail(f"line {number}", f"{type(why).__name__}: {why}")
+        with context.report.check(f"line {number}"):
+            raise why
+    if len(context.report.failed) > began:
+        say(f"line {number}: {len(context.report.failed) - began} checks failed")
 
 
 def end_cleanly():
@@ -44,4 +50,82 @@ def accept(arguments):
     end_cleanly()
     report = Report()
     run_line(Context(report, options.ci, options.against), options.line)
+    return report.finish()
+
+
+CARGO_SECONDS = 3600
+
+
+def cargo(*arguments, timeout=CARGO_SECONDS):
+    """Standard output and standard error of a cargo command that must succeed."""
+    code, out, err = run(["cargo", *arguments], timeout=timeout, check=False, cwd=ROOT)
+    expect(code == 0, f"cargo {' '.join(arguments)} exited with {code}\n{(err + out)[-4000:]}")
+    return out + err
+
+
+def fmt(report):
+    with report.check("cargo fmt --check"):
+        cargo("fmt", "--all", "--check")
+
+
+def clippy(report):
+    with report.check("cargo clippy"):
+        cargo("clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings")
+
+
+def deny(report):
+    with report.check("cargo deny check licenses bans sources"):
+        if not find("cargo-deny"):
+            raise Skipped("cargo-deny is not installed (cargo install cargo-deny)")
+        cargo("deny", "--workspace", "check", "licenses", "bans", "sources")
+    if not find("cargo-deny"):
+        return
+    # The list of advisories is a git repository on GitHub, the one thing here that no package registry carries.
+    code, out, err = run(["cargo", "deny", "--workspace", "check", "advisories"], timeout=300, check=False, cwd=ROOT)
+    if code and "failed to fetch advisory database" in out + err:
+        say("note: advisories were NOT checked: https://github.com/RustSec/advisory-db cannot be reached from here")
+        return
+    with report.check("cargo deny check advisories"):
+        expect(code == 0, (out + err)[-4000:])
+
+
+def unit(report):
+    """cargo test; every test counts as one."""
+    began = len(report.passed)
+    code, out, err = run(["cargo", "test", "--workspace", "--no-fail-fast"], timeout=CARGO_SECONDS, check=False, cwd=ROOT)
+    for name, result in re.findall(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", out, re.M):
+        if result == "ok":
+            report.passed.append(name)
+    for name in re.findall(r"^test (\S+).* \.\.\. FAILED", out, re.M):
+        report.fail(f"cargo test: {name}", "see its output below")
+    if code:
+        report.fail("cargo test", (out + err)[-6000:])
+    say(f"cargo test: {len(report.passed) - began} tests passed")
+
+
+def build(report):
+    with report.check("release build of trireme, trireme-bench, trireme-fsck"):
+        cargo("build", "-q", "--release", "-p", "trireme", "-p", "trireme-bench", "-p", "trireme-fsck")
+
+
+STEPS = {"fmt": fmt, "clippy": clippy, "deny": deny, "unit": unit, "build": build}
+
+
+def everything(arguments, usage):
+    lines = [f"line{number}" for number in range(1, 9)]
+    unknown = [step for step in arguments if step not in STEPS and step not in lines]
+    if unknown:
+        print(usage.strip() + f"\n\nunknown: {' '.join(unknown)}")
+        return 2
+    end_cleanly()
+    report = Report()
+    say("in CI: a skip is a failure" if IN_CI else "what this machine lacks is skipped")
+    for step in arguments or [*STEPS, *lines]:
+        if step in STEPS:
+            say(step)
+            STEPS[step](report)
+        elif "release build of trireme, trireme-bench, trireme-fsck" in report.failed:
+            report.fail(step, "there is no broker to test")
+        else:
+            run_line(Context(report, ci=True), int(step[4:]))
     return report.finish()

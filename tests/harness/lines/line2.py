@@ -18,7 +18,7 @@ SUITES = {
 
 def run_line(context):
     report = context.report
-    with scratch("line2") as directory, context.broker(directory / "data", auto_create=True) as broker:
+    with scratch("line2") as directory, context.broker(directory / "data") as broker:
         available = {}
         for kind in clients.ALL:
             with report.check(f"line 2: {kind.name} builds"):
@@ -232,7 +232,7 @@ def suites(context):
                 need("go")
             config = {"num.partitions": 4, "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                       "super.users": "User:ANONYMOUS", "allow.everyone.if.no.acl.found": "true"} if "python" in suite else {}
-            with scratch(suite) as directory, context.broker(directory / "data", config=config, auto_create=True, partitions=4 if config else 1) as broker:
+            with scratch(suite) as directory, context.broker(directory / "data", config=config, partitions=4 if config else 1) as broker:
                 host, port = broker.bootstrap.split(":")
                 code, out, err = run([TESTS / "suites" / f"{suite}.sh", host, port], timeout=1500, check=False, env=settings)
                 (directory / "results").write_text(out + err)

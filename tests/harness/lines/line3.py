@@ -33,7 +33,7 @@ def run_line(context):
             power_cuts(context, data, file_system, cuts, rate, seed)
     with report.check("line 3: a build without the sync fails the check"):
         unsafe = unsafe_binary()
-        counts, wrong, summary = cut_once(context, data, 3, rate, seed, binary=unsafe, env={"TRIREME_TEST_UNSAFE_NO_SYNC": "1"})
+        counts, wrong, summary = cut_once(context, data, 3, rate, seed, binary=unsafe)
         expect(any(wrong.values()), f"nothing was lost without a single sync: {counts}")
 
 
@@ -112,8 +112,8 @@ def cut_once(context, data, cuts, rate, seed, **options):
 def unsafe_binary():
     """The broker built with the cargo feature `unsafe-no-sync`, in the development profile: it shares what cargo test has built."""
     root = pathlib.Path(__file__).resolve().parents[3]
-    run(["cargo", "build", "-q", "-p", "trireme", "--features", "unsafe-no-sync", "--target-dir", TARGET / "unsafe"], cwd=root, timeout=1800)
-    return TARGET / "unsafe" / "debug" / "trireme"
+    run(["cargo", "build", "-q", "-p", "trireme", "--features", "unsafe-no-sync"], cwd=root, timeout=1800)
+    return TARGET / "debug" / "trireme"
 
 
 def prove_checker(context, data, seed):

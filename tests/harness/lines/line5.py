@@ -1,0 +1,25 @@
+"""Acceptance line 5: trireme-fsck finds every flipped bit, every cut and every removed file of a data directory."""
+from ..core import ROOT, TARGET, expect, run, say, scratch
+from ..fill import fill
+from .line3 import FSCK_CLEAN
+
+
+def run_line(context):
+    report = context.report
+    with scratch("line5") as directory:
+        data = directory / "data"
+        with report.check("line 5: a data directory with every kind of file"):
+            fill(data)
+            code, out, err = run([TARGET / "release" / "trireme-fsck", "verify", data], check=False, timeout=120)
+            expect(code == FSCK_CLEAN, f"trireme-fsck says {code} of a cleanly shut directory:\n{out}{err}")
+            kinds = {path.suffix or path.name for path in data.rglob("*") if path.is_file()}
+            expect({".log", ".index", ".timeindex", ".sum", ".wal"} <= kinds, f"only {sorted(kinds)}")
+            logs = [path for path in data.rglob("*.log")]
+            per_partition = {}
+            for path in logs:
+                per_partition.setdefault(path.parent, []).append(path)
+            expect(max(map(len, per_partition.values())) >= 3, f"no partition has 2 sealed segments: {sorted(map(str, logs))}")
+        with report.check("line 5: every flipped bit, cut and removed file makes fsck exit 2 and name file and position"):
+            text = run(["cargo", "run", "-q", "--release", "-p", "trireme-fsck", "--bin", "trireme-fsck-prove", "--", data], cwd=ROOT, timeout=3600)
+            for line in text.strip().splitlines()[-12:]:
+                say(f"  {line}")
