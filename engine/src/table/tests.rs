@@ -455,7 +455,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     /// Random histories with refusals, reports out of order, snapshots at random points, commits in the middle of them, and
     /// crashes anywhere: the log always replays to the truth.
