@@ -1,10 +1,29 @@
 //! The table of APIs: what is advertised, one file each.
 
+use kacrab_protocol::generated::ErrorCode;
+use trireme_engine::ReadError;
+
 use crate::dispatch::Api;
 
+pub mod acls;
+pub mod alter_configs;
 pub mod api_versions;
+pub mod create_partitions;
+pub mod create_topics;
+pub mod delete_records;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_log_dirs;
+pub mod describe_topic_partitions;
+pub mod elect_leaders;
 pub mod fetch;
+pub mod incremental_alter_configs;
+pub mod list_config_resources;
+pub mod list_offsets;
+pub mod list_partition_reassignments;
 pub mod metadata;
+pub mod offset_for_leader_epoch;
 pub mod produce;
 
 pub mod add_offsets_to_txn;
@@ -26,12 +45,30 @@ pub mod offset_fetch;
 pub mod sync_group;
 pub mod txn_offset_commit;
 
-/// Every API that is served, by key. Versions are those that Apache Kafka 4.3 advertises.
+/// Every API that is served, the hot ones first. Versions are those that Apache Kafka 4.3 advertises.
 pub const APIS: &[&Api] = &[
     &produce::API,
     &fetch::API,
+    &list_offsets::API,
     &metadata::API,
     &api_versions::API,
+    &create_topics::API,
+    &delete_topics::API,
+    &delete_records::API,
+    &offset_for_leader_epoch::API,
+    &acls::DESCRIBE,
+    &acls::CREATE,
+    &acls::DELETE,
+    &describe_configs::API,
+    &alter_configs::API,
+    &describe_log_dirs::API,
+    &create_partitions::API,
+    &elect_leaders::API,
+    &incremental_alter_configs::API,
+    &list_partition_reassignments::API,
+    &describe_cluster::API,
+    &list_config_resources::API,
+    &describe_topic_partitions::API,
     // Groups and producers.
     &offset_commit::API,
     &offset_fetch::API,
@@ -57,7 +94,19 @@ const REFUSED: &[&Api] = &[
     &consumer_group_heartbeat::API,
 ];
 
-/// The API of a key. The table is sorted by nothing but habit; a linear look costs less than the cache line of a hash.
+/// The API of a key.
 pub fn find(key: i16) -> Option<&'static Api> {
     APIS.iter().chain(REFUSED).copied().find(|api| api.key == key)
+}
+
+/// The protocol's code for a partition that cannot be read.
+pub fn read_error(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::UnknownPartition => ErrorCode::UnknownTopicOrPartition,
+        ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::FencedLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
+        ReadError::UnknownLeaderEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
+        ReadError::Damaged { .. } => ErrorCode::KafkaStorageError,
+        ReadError::ShuttingDown => ErrorCode::NotLeaderOrFollower,
+    }
 }

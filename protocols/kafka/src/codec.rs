@@ -40,8 +40,10 @@ macro_rules! responses {
 requests! {
     AlterConfigsRequestData,
     ApiVersionsRequestData,
+    CreateAclsRequestData,
     CreatePartitionsRequestData,
     CreateTopicsRequestData,
+    DeleteAclsRequestData,
     DeleteRecordsRequestData,
     DeleteTopicsRequestData,
     DescribeAclsRequestData,
@@ -61,8 +63,10 @@ requests! {
 responses! {
     AlterConfigsResponseData,
     ApiVersionsResponseData,
+    CreateAclsResponseData,
     CreatePartitionsResponseData,
     CreateTopicsResponseData,
+    DeleteAclsResponseData,
     DeleteRecordsResponseData,
     DeleteTopicsResponseData,
     DescribeAclsResponseData,

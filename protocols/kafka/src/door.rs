@@ -8,6 +8,7 @@ use trireme_net::Connection;
 use trireme_replication::Metadata;
 
 use crate::api::init_producer_id::ProducerIds;
+use crate::cluster::LeaderEpochs;
 use crate::fetch_session;
 use crate::groups::service::Groups;
 use crate::metrics::Metrics;
@@ -24,6 +25,10 @@ pub struct DoorConfig {
     pub auto_create_topics: bool,
     /// Partitions of topics created without a count (`num.partitions`).
     pub num_partitions: u32,
+    /// As DescribeLogDirs names it.
+    pub data_dir: String,
+    /// Broker configs that the server's configuration sets, by Kafka's names (see [`crate::configs::broker`]).
+    pub broker_configs: crate::configs::Values,
 }
 
 impl Default for DoorConfig {
@@ -34,6 +39,8 @@ impl Default for DoorConfig {
             max_request_bytes: 100 << 20,
             auto_create_topics: true,
             num_partitions: 1,
+            data_dir: "./data".into(),
+            broker_configs: Default::default(),
         }
     }
 }
@@ -49,6 +56,7 @@ pub struct Door {
     pub fetch_sessions: RefCell<fetch_session::Cache>,
     /// Bytes of fetched records that wait in memory for their peers.
     pub fetch_memory: Rc<Cell<u64>>,
+    pub(crate) leader_epochs: RefCell<LeaderEpochs>,
     connection_ids: Cell<u64>,
 }
 
@@ -64,6 +72,7 @@ impl Door {
             producer_ids: ProducerIds::default(),
             fetch_sessions: RefCell::new(fetch_session::Cache::new(sessions)),
             fetch_memory: Rc::default(),
+            leader_epochs: RefCell::default(),
             connection_ids: Cell::new(0),
         })
     }

@@ -2,6 +2,7 @@
 
 use kacrab_protocol::generated::*;
 
+use crate::cluster::text;
 use crate::dispatch::{self, Answer, Api, Call, Order};
 use crate::reply::{self, Reply};
 
@@ -28,14 +29,29 @@ async fn handle(call: Call, request: ApiVersionsRequestData) -> Answer<ApiVersio
     {
         return Ok(ApiVersionsResponseData::default().with_error_code(ErrorCode::InvalidRequest.code()));
     }
-    Ok(ranges())
+    let mut response = ranges();
+    if call.version() >= 3 {
+        let (first, last) = METADATA_VERSIONS;
+        let name = || text("metadata.version");
+        let supported = SupportedFeatureKey::default().with_name(name());
+        response.supported_features = vec![supported.with_min_version(first).with_max_version(last)];
+        let finalized = FinalizedFeatureKey::default().with_name(name());
+        response.finalized_features = vec![finalized.with_min_version_level(last).with_max_version_level(last)];
+        response.finalized_features_epoch = 0;
+    }
+    Ok(response)
 }
 
+/// The only feature that is finalized, at the level of Kafka 4.3. Transactions, new-style groups, share groups and streams groups are
+/// not named, so that nobody expects them.
+const METADATA_VERSIONS: (i16, i16) = (7, 30);
+
 fn ranges() -> ApiVersionsResponseData {
-    let keys = super::APIS
+    let mut keys: Vec<_> = super::APIS
         .iter()
         .map(|api| ApiVersion::default().with_api_key(api.key).with_min_version(api.min).with_max_version(api.max))
         .collect();
+    keys.sort_by_key(|key| key.api_key);
     ApiVersionsResponseData::default().with_api_keys(keys)
 }
 

@@ -267,7 +267,7 @@ async fn read(call: &Call, fetch: &Fetch, targets: &[Target], resolved: &[Resolv
         .into_iter();
         for (target, partition) in targets[begin..end].iter().zip(&resolved[begin..end]) {
             let result = match partition {
-                Ok(_) => results.next().unwrap_or(Err(ReadError::UnknownPartition)).map_err(|error| error_code(&error)),
+                Ok(_) => results.next().unwrap_or(Err(ReadError::UnknownPartition)).map_err(|error| super::read_error(&error)),
                 Err(error) => Err(*error),
             };
             let answer = match result {
@@ -317,16 +317,5 @@ fn segment(part: ReadPart) -> Segment {
             len: range.len,
             lease: Some(Box::new(range.lease)),
         }),
-    }
-}
-
-fn error_code(error: &ReadError) -> ErrorCode {
-    match error {
-        ReadError::UnknownPartition => ErrorCode::UnknownTopicOrPartition,
-        ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-        ReadError::FencedLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
-        ReadError::UnknownLeaderEpoch { .. } => ErrorCode::UnknownLeaderEpoch,
-        ReadError::Damaged { .. } => ErrorCode::KafkaStorageError,
-        ReadError::ShuttingDown => ErrorCode::NotLeaderOrFollower,
     }
 }
