@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use crate::blocking::BlockingPool;
 use crate::core::{Backend, Core, UringCore, enter};
@@ -263,7 +264,10 @@ impl Loop<'_> {
             let wait = match next {
                 _ if news => Wait::No,
                 None => Wait::Forever,
-                Some(deadline) => Wait::AtMost(deadline.duration_since(monotonic())),
+                Some(deadline) => match deadline.duration_since(monotonic()) {
+                    Duration::ZERO => Wait::No,
+                    left => Wait::AtMost(left),
+                },
             };
             self.driver.turn(wait, &failed_wake);
             wake.awake();

@@ -387,19 +387,15 @@ impl Inner {
     }
 
     fn enter(&mut self, wait: Wait, counters: &Counters) {
-        let timeout = match wait {
-            Wait::No => {
-                if !self.wants_enter() {
-                    return;
-                }
-                None
-            }
-            Wait::AtMost(timeout) => Some(timeout),
-            Wait::Forever => None,
-        };
-        let waits = !matches!(wait, Wait::No);
         // Completions that are there already (without deferred work they come unasked) are not to be slept over.
-        let waits = waits && self.ring.completion().is_empty();
+        let waits = !matches!(wait, Wait::No) && self.ring.completion().is_empty();
+        if !waits && !self.wants_enter() {
+            return;
+        }
+        let timeout = match wait {
+            Wait::AtMost(timeout) => Some(timeout),
+            Wait::No | Wait::Forever => None,
+        };
         let queued = self.ring.submission().len() as u32;
         let timespec = Timespec::from(timeout.unwrap_or_default());
         let mut args = SubmitArgs::new();
