@@ -317,7 +317,7 @@ impl Hand {
         let options = MetadataOptions {
             node_id: NODE_ID,
             broker_defaults: self.plan.config.kafka_broker.clone(),
-            to_partition_config: |_, _| Default::default(),
+            to_partition_config: trireme_kafka::configs::to_partition_config,
             shards,
         };
         let metadata = match Metadata::open(
@@ -360,11 +360,12 @@ impl Hand {
         reports: Rc<Service<ReportRequest, CoreReport>>,
     ) -> Result<Opened, String> {
         let plan = &self.plan;
-        let kafka_config = trireme_kafka::DoorConfig {
-            advertised_host: plan.advertised.host.clone(),
-            advertised_port: plan.advertised.port,
-            ..Default::default()
-        };
+        let kafka_config = trireme_kafka::DoorConfig::from_settings(
+            plan.advertised.host.clone(),
+            plan.advertised.port,
+            plan.config.data_dir.display().to_string(),
+            &plan.config.kafka_broker,
+        )?;
         let kafka = trireme_kafka::Door::new(kafka_config, engine.clone(), metadata, groups.clone());
         let gauge = plan.receive_memory[self.core].clone();
         let limit = plan.config.receive_memory_bytes / plan.cores;

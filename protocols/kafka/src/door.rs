@@ -9,6 +9,7 @@ use trireme_replication::Metadata;
 
 use crate::api::init_producer_id::ProducerIds;
 use crate::cluster::LeaderEpochs;
+use crate::configs::{Values, broker};
 use crate::fetch_session;
 use crate::groups::service::Groups;
 use crate::metrics::Metrics;
@@ -28,7 +29,7 @@ pub struct DoorConfig {
     /// As DescribeLogDirs names it.
     pub data_dir: String,
     /// Broker configs that the server's configuration sets, by Kafka's names (see [`crate::configs::broker`]).
-    pub broker_configs: crate::configs::Values,
+    pub broker_configs: Values,
 }
 
 impl Default for DoorConfig {
@@ -42,6 +43,34 @@ impl Default for DoorConfig {
             data_dir: "./data".into(),
             broker_configs: Default::default(),
         }
+    }
+}
+
+impl DoorConfig {
+    /// From the server's configuration, by Kafka's names. A value that does not fit its type is an error in words.
+    pub fn from_settings(
+        advertised_host: String,
+        advertised_port: u16,
+        data_dir: String,
+        settings: &Values,
+    ) -> Result<DoorConfig, String> {
+        for (name, value) in settings {
+            let Some(known) = broker::find(name) else { continue };
+            known.kind.check(value).map_err(|why| format!("{name} = {value}: {why}"))?;
+        }
+        let default = DoorConfig::default();
+        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<u32>().ok());
+        Ok(DoorConfig {
+            advertised_host,
+            advertised_port,
+            max_request_bytes: number("socket.request.max.bytes").map_or(default.max_request_bytes, |n| n as usize),
+            auto_create_topics: settings
+                .get("auto.create.topics.enable")
+                .map_or(default.auto_create_topics, |value| value.eq_ignore_ascii_case("true")),
+            num_partitions: number("num.partitions").unwrap_or(default.num_partitions),
+            data_dir,
+            broker_configs: settings.clone(),
+        })
     }
 }
 

@@ -286,3 +286,130 @@ impl Cache {
 fn next_epoch(epoch: i32) -> i32 {
     if epoch == i32::MAX { 1 } else { epoch + 1 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str, partition: i32) -> (TopicKey, i32) {
+        (TopicKey::Name(name.into()), partition)
+    }
+
+    fn at(offset: i64) -> FetchParameters {
+        FetchParameters { leader_epoch: -1, offset, last_fetched_epoch: -1, max_bytes: 1000 }
+    }
+
+    fn telling(high_watermark: i64) -> Telling {
+        Telling { high_watermark, log_start: 0, has_records: false, is_error: false }
+    }
+
+    fn none() -> (std::iter::Empty<(TopicKey, i32, FetchParameters)>, std::iter::Empty<(TopicKey, i32)>) {
+        (std::iter::empty(), std::iter::empty())
+    }
+
+    fn open(cache: &mut Cache, size: i32, now_ms: u64) -> i32 {
+        let mut next = 1000 * now_ms as u32 + size as u32;
+        let random = || {
+            next += 1;
+            next
+        };
+        let partitions: Vec<_> = (0..size)
+            .map(|p| {
+                let (topic, partition) = key("t", p);
+                (topic, partition, at(0), telling(5))
+            })
+            .collect();
+        cache.open(false, now_ms, random, partitions.into_iter())
+    }
+
+    fn incremental(kind: Result<Kind, ErrorCode>) -> Rc<RefCell<Session>> {
+        match kind {
+            Ok(Kind::Incremental(session)) => session,
+            _ => panic!("not an incremental fetch"),
+        }
+    }
+
+    #[test]
+    fn a_session_counts_epochs_and_leaves_out_what_is_known() {
+        let mut cache = Cache::new(10);
+        assert!(matches!(cache.enter(0, 0, false, 0, none().0, none().1), Ok(Kind::Full)));
+        let id = open(&mut cache, 2, 0);
+        assert!(id > 0);
+        let session = incremental(cache.enter(id, 1, false, 1, none().0, none().1));
+        let places: Vec<_> = session.borrow().partitions().map(|(place, ..)| place).collect();
+        assert!(!session.borrow_mut().tell(places[0], telling(5)), "nothing new");
+        assert!(session.borrow_mut().tell(places[0], telling(6)), "a new high watermark");
+        assert!(!session.borrow_mut().tell(places[0], telling(6)));
+        let error = Telling { is_error: true, ..telling(-1) };
+        assert!(session.borrow_mut().tell(places[0], error));
+        assert!(session.borrow_mut().tell(places[0], error), "an error is told each time");
+        assert!(session.borrow_mut().tell(places[0], telling(6)), "and its end");
+
+        assert_eq!(cache.enter(id, 1, false, 1, none().0, none().1).err(), Some(ErrorCode::InvalidFetchSessionEpoch));
+        assert_eq!(cache.enter(id, 2, true, 1, none().0, none().1).err(), Some(ErrorCode::FetchSessionTopicIdError));
+        incremental(cache.enter(id, 2, false, 1, none().0, none().1));
+        assert_eq!(cache.enter(id + 1, 1, false, 1, none().0, none().1).err(), Some(ErrorCode::FetchSessionIdNotFound));
+    }
+
+    #[test]
+    fn partitions_with_records_go_to_the_end() {
+        let mut cache = Cache::new(10);
+        let id = open(&mut cache, 3, 0);
+        let session = incremental(cache.enter(id, 1, false, 1, none().0, none().1));
+        let first = session.borrow().partitions().next().unwrap().0;
+        assert!(session.borrow_mut().tell(first, Telling { has_records: true, ..telling(5) }));
+        let order: Vec<_> = session.borrow().partitions().map(|(_, _, partition, _)| partition).collect();
+        assert_eq!(order, [1, 2, 0]);
+        // It is still found by its name.
+        let (topic, partition) = key("t", 0);
+        let changed = std::iter::once((topic, partition, at(9)));
+        incremental(cache.enter(id, 2, false, 1, changed, none().1));
+        assert_eq!(session.borrow().partitions().last().unwrap().3.offset, 9);
+        assert_eq!(session.borrow().len(), 3);
+    }
+
+    #[test]
+    fn forgetting_everything_ends_the_session() {
+        let mut cache = Cache::new(10);
+        let id = open(&mut cache, 2, 0);
+        let session = incremental(cache.enter(id, 1, false, 1, none().0, std::iter::once(key("t", 0))));
+        assert_eq!(session.borrow().len(), 1);
+        assert_eq!(cache.partitions(), 1);
+        let ended = cache.enter(id, 2, false, 1, none().0, std::iter::once(key("t", 1)));
+        assert!(matches!(ended, Ok(Kind::Sessionless)));
+        assert_eq!((cache.len(), cache.partitions()), (0, 0));
+    }
+
+    #[test]
+    fn a_full_or_final_request_closes_its_session() {
+        let mut cache = Cache::new(10);
+        let id = open(&mut cache, 2, 0);
+        assert!(matches!(cache.enter(id, FINAL_EPOCH, false, 1, none().0, none().1), Ok(Kind::Sessionless)));
+        assert!(cache.is_empty());
+        let id = open(&mut cache, 2, 0);
+        assert!(matches!(cache.enter(id, INITIAL_EPOCH, false, 1, none().0, none().1), Ok(Kind::Full)));
+        assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let mut cache = Cache::new(2);
+        let first = open(&mut cache, 1, 0);
+        let second = open(&mut cache, 1, 1);
+        assert_eq!(open(&mut cache, 5, 2), NO_SESSION, "all are young");
+        let later = EVICTION_MS + 1;
+        // The first one is in use, and old enough to be pushed out by a larger one; the second is stale.
+        incremental(cache.enter(first, 1, false, later, none().0, none().1));
+        assert_ne!(open(&mut cache, 1, later + 1), NO_SESSION);
+        assert!(cache.enter(second, 1, false, later, none().0, none().1).is_err(), "the stale one went first");
+        assert_ne!(open(&mut cache, 5, later + 2), NO_SESSION);
+        assert!(cache.enter(first, 2, false, later, none().0, none().1).is_err(), "then the smaller one");
+        assert_eq!((cache.len(), cache.evicted), (2, 2));
+    }
+
+    #[test]
+    fn epochs_wrap_to_one() {
+        assert_eq!(next_epoch(i32::MAX), 1);
+        assert_eq!(next_epoch(0), 1);
+    }
+}

@@ -319,3 +319,6 @@ fn segment(part: ReadPart) -> Segment {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

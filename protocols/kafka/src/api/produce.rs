@@ -398,3 +398,6 @@ fn answer(result: &Result<Appended, AppendError>) -> PartitionAnswer {
     };
     PartitionAnswer::error(code, message)
 }
+
+#[cfg(test)]
+mod tests;
