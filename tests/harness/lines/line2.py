@@ -191,9 +191,9 @@ def tools(report, broker, directory):
     with report.check("line 2: console producer and consumer"):
         need("java", "mvn")
         lines = [f"key{i}\tvalue {i}" for i in range(50)]
-        kafka_tool("console-producer", *at, "--topic", "consoled", "--property", "parse.key=true", stdin="\n".join(lines) + "\n")
+        kafka_tool("console-producer", *at, "--topic", "consoled", "--reader-property", "parse.key=true", stdin="\n".join(lines) + "\n")
         text = kafka_tool("console-consumer", *at, "--topic", "consoled", "--from-beginning", "--max-messages", "50",
-                          "--timeout-ms", "60000", "--property", "print.key=true")
+                          "--timeout-ms", "60000", "--formatter-property", "print.key=true")
         expect(sorted(text.split("\n")[:-1]) == sorted(lines), text[:500])
     with report.check("line 2: tool e2e-latency"):
         need("java", "mvn")
