@@ -18,6 +18,10 @@ ACK, SEEN = struct.Struct("<qqIIq"), struct.Struct("<qqII")
 TURN = 1024
 
 
+class DidNotComeBack(Failure):
+    """A broker that does not serve again after a crash has lost everything."""
+
+
 class Load:
     """The loader and a reader that follows, both living through all crashes."""
 
@@ -182,7 +186,10 @@ def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed
                 before_crash(broker)
             crash(broker)
             after_crash(broker, number)
-            took = broker.start(timeout=120)
+            try:
+                took = broker.start(timeout=120)
+            except Failure as why:
+                raise DidNotComeBack(f"after crash {number + 1}: {why}")
             say(f"  crash {number + 1} of {crashes}: {load.acked():,} records acknowledged, answers {took * 1000:.0f} ms after the start")
         load.wait_for_progress(1000)
         size = data.stat().st_size

@@ -100,12 +100,15 @@ def show(table, size, partitions):
 
 
 def bare(context, directory):
-    """The engine without sockets, and the same system calls without an engine; fio beside them in full."""
-    for arguments in (["engine", "--json", "--data-dir", directory / "bare"], ["limit", "--json"]):
-        code, out, err = run([BENCH, *arguments], timeout=900, check=False, cwd=directory)
+    """The engine without sockets, and the same system calls without an engine; fio's sequential rate beside them in full."""
+    records = ["--records", 200_000] if context.ci else []
+    runs = [["engine", "--dir", directory / "bare", *records], ["engine", "--dir", directory / "bare", "--no-direct", *records]]
+    runs += [["limit", "--dir", directory / "limit", "--record-size", size, *records] for size in SIZES]
+    for arguments in runs:
+        code, out, err = run([BENCH, *arguments], timeout=900, check=False)
         expect(code == 0, f"trireme-bench {arguments[0]} ended with {code}: {err[-500:]}{out[-500:]}")
-        for line in out.strip().splitlines():
-            say(f"  {line[:400]}")
+        for line in out.rstrip().splitlines():
+            say(f"  {line}")
     if not context.ci and find("fio"):
         out = run(["fio", "--name=seq", f"--filename={directory}/fio", "--rw=write", "--bs=1M", "--size=2G", "--direct=1", "--ioengine=io_uring",
                    "--iodepth=4", "--output-format=json"], timeout=300)
