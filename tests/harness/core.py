@@ -162,8 +162,12 @@ class Child:
         return code
 
     def log(self):
+        """The end of its standard error, and the sentence of a panic if there was one."""
         with contextlib.suppress(OSError):
-            return tail(self.err.read_bytes())
+            data = self.err.read_bytes()
+            at = data.rfind(b"panicked at")
+            panic = data[at:at + 400].decode(errors="replace") + "\n...\n" if at >= 0 else ""
+            return panic + tail(data)
         return ""
 
 

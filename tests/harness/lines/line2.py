@@ -2,6 +2,7 @@
 import concurrent.futures
 import json
 import re
+import threading
 
 from .. import clients
 from ..broker import kafka_tool
@@ -9,10 +10,12 @@ from ..core import TESTS, expect, need, run, say, scratch, wait_until
 from ..dump import dump_topic, topic_ids
 
 SUITES = {
-    # suite: (least number of passes, patterns of tests that may fail, settings of the suite)
+    # suite: (least number of passes, patterns of tests that may fail, settings that Kafka needs for it, partitions of a topic made at first use)
     # kafka-python: transactions, ACLs (SECURITY_DISABLED) and what else the README names as missing.
-    "kafka-kafka-python": (40, (r"transaction", r"[Tt]xn", r"acl", r"share", r"group_848|KIP_848|consumer_group_heartbeat"), {}),
-    "kafka-franz-go": (1, (r"^TestTxnEtl", r"^TestShareGroup", r"^TestConsumeRegexShareSkipsInternal", r"^Test848RegexBrokerResolves"), {}),
+    "kafka-kafka-python": (40, (r"transaction", r"[Tt]xn", r"acl", r"share", r"group_848|KIP_848|consumer_group_heartbeat"), {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users": "User:ANONYMOUS",
+        "allow.everyone.if.no.acl.found": "true"}, 4),
+    "kafka-franz-go": (1, (r"^TestTxnEtl", r"^TestShareGroup", r"^TestConsumeRegexShareSkipsInternal", r"^Test848RegexBrokerResolves"), {}, 1),
 }
 
 
@@ -225,23 +228,29 @@ def broker_id(broker):
 
 
 def suites(context):
-    """The client authors' own suites, each on a fresh broker."""
-    for suite, (least, excused, settings) in SUITES.items():
-        with context.report.check(f"line 2: suite {suite}"):
-            if suite == "kafka-franz-go":
-                need("go")
-            config = {"num.partitions": 4, "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-                      "super.users": "User:ANONYMOUS", "allow.everyone.if.no.acl.found": "true"} if "python" in suite else {}
-            with scratch(suite) as directory, context.broker(directory / "data", config=config, partitions=4 if config else 1) as broker:
-                host, port = broker.bootstrap.split(":")
-                code, out, err = run([TESTS / "suites" / f"{suite}.sh", host, port], timeout=1500, check=False, env=settings)
-                (directory / "results").write_text(out + err)
-                lines = out.splitlines()
-                expect(lines and re.match(r"\d+ passed", lines[-1]), f"no result\n{out[-800:]}{err[-800:]}")
-                passed = int(lines[-1].split()[0])
-                failed = [line.split(" ", 1)[1] for line in lines if line.startswith(("FAIL ", "HANG "))]
-                say(f"  {suite}: {lines[-1]}")
-                for failure in failed:
-                    say(f"    failed: {failure[:160]}")
-                unexcused = [f for f in failed if not any(re.search(pattern, f.split(":")[0]) for pattern in excused) and "(known:" not in f]
-                expect(passed >= least and not unexcused, f"{passed} passed (at least {least} wanted); not excused: {unexcused}")
+    """The client authors' own suites, each on a fresh broker; side by side, as they wait a lot."""
+    threads = [threading.Thread(target=one_suite, args=(context, suite)) for suite in SUITES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def one_suite(context, suite):
+    least, excused, peer_config, partitions = SUITES[suite]
+    with context.report.check(f"line 2: suite {suite}"):
+        if suite == "kafka-franz-go":
+            need("go")
+        with scratch(suite) as directory, context.broker(directory / "data", config=peer_config, partitions=partitions) as broker:
+            host, port = broker.bootstrap.split(":")
+            code, out, err = run([TESTS / "suites" / f"{suite}.sh", host, port], timeout=1500, check=False)
+            (directory / "results").write_text(out + err)
+            lines = out.splitlines()
+            expect(lines and re.match(r"\d+ passed", lines[-1]), f"no result\n{out[-800:]}{err[-800:]}")
+            passed = int(lines[-1].split()[0])
+            failed = [line.split(" ", 1)[1] for line in lines if line.startswith(("FAIL ", "HANG "))]
+            say(f"  {suite}: {lines[-1]}")
+            for failure in failed:
+                say(f"    failed: {failure[:160]}")
+            unexcused = [f for f in failed if not any(re.search(pattern, f.split(":")[0]) for pattern in excused) and "(known:" not in f]
+            expect(passed >= least and not unexcused, f"{passed} passed (at least {least} wanted); not excused: {unexcused}")
