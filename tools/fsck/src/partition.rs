@@ -1,0 +1,158 @@
+//! A partition: what its segments say together, and whether offsets, epochs, producers and files fit them.
+
+use std::collections::BTreeMap;
+
+use trireme_engine::layout::paths::DataPath;
+use trireme_engine::layout::paths::SegmentFile;
+
+use crate::plan::PartitionPlan;
+use crate::report::Report;
+use crate::segment::{ProducerTrace, SegmentSummary};
+use crate::tree::Tree;
+
+/// Segments that are to be checked: not those that may have been removed already.
+pub fn segments_to_check(tree: &Tree, plan: &PartitionPlan) -> Vec<i64> {
+    if plan.deleted {
+        return Vec::new();
+    }
+    let bases: Vec<i64> = plan.segments.keys().copied().collect();
+    bases
+        .iter()
+        .enumerate()
+        .filter(|(index, base)| {
+            // Below a log start that the log has moved since the checkpoint, files may be gone.
+            let below_start = bases.get(index + 1).is_some_and(|next| *next <= plan.log_start) && !plan.clean;
+            let exists = |file| {
+                tree.size(DataPath::Segment { partition: plan.state.id, base_offset: **base, file }).is_some()
+            };
+            !below_start || SegmentFile::ALL.into_iter().all(exists)
+        })
+        .map(|(_, base)| *base)
+        .collect()
+}
+
+/// The checks that need all segments. `summaries` are in order.
+pub fn check_partition(tree: &Tree, plan: &PartitionPlan, summaries: &[SegmentSummary], report: &mut Report) {
+    report.counts.partitions += 1;
+    check_files(tree, plan, report);
+    if plan.deleted {
+        return;
+    }
+    let name = |base: i64| {
+        DataPath::Segment { partition: plan.state.id, base_offset: base, file: SegmentFile::Log }.relative()
+    };
+    for pair in summaries.windows(2) {
+        if pair[0].complete && pair[0].end_offset != pair[1].base_offset {
+            report.damage(
+                name(pair[1].base_offset),
+                0,
+                0,
+                format_args!("begins with offset {} where the one before ends with {}", pair[1].base_offset, pair[0].end_offset),
+            );
+        }
+    }
+    if let (Some(first), Some(last)) = (summaries.first(), summaries.last()) {
+        if first.base_offset > plan.log_start {
+            report.damage(name(first.base_offset), 0, 0, format_args!("the log start {} is before the first segment", plan.log_start));
+        }
+        if last.complete && last.end_offset != plan.next_offset() {
+            report.damage(
+                name(last.base_offset),
+                0,
+                0,
+                format_args!("ends with offset {}, the partition with {}", last.end_offset, plan.next_offset()),
+            );
+        }
+    }
+    check_epochs(plan, summaries, &name, report);
+    check_producers(plan, summaries, report);
+}
+
+/// Files that belong to no segment.
+fn check_files(tree: &Tree, plan: &PartitionPlan, report: &mut Report) {
+    if !plan.clean || plan.deleted {
+        // A crash leaves files that were just made, or about to be removed.
+        return;
+    }
+    for (base, file, size) in tree.segment_files(plan.state.id) {
+        if !plan.segments.contains_key(&base) {
+            let path = DataPath::Segment { partition: plan.state.id, base_offset: base, file };
+            report.damage(path.relative(), 0, size, "a file of a segment that does not exist");
+        }
+    }
+}
+
+fn check_epochs(plan: &PartitionPlan, summaries: &[SegmentSummary], name: &dyn Fn(i64) -> String, report: &mut Report) {
+    let table = &plan.state.epochs;
+    for summary in summaries {
+        for (epoch, offset) in &summary.epochs {
+            // Beyond it, the checkpoint does not know yet; before the log start, it need not know any more.
+            if *offset >= plan.state.next_offset || *offset < plan.state.log_start || table.is_empty() {
+                continue;
+            }
+            let known = table.iter().rfind(|entry| entry.start_offset <= *offset).map(|entry| entry.epoch);
+            if known != Some(*epoch) {
+                report.damage(
+                    name(summary.base_offset),
+                    0,
+                    0,
+                    format_args!("offset {offset} has leader epoch {epoch}, the checkpoint says {known:?}"),
+                );
+            }
+        }
+    }
+}
+
+/// What the checkpoint remembers of a producer must stand in the segments, where these still have it, and what the
+/// segments have last of a producer must be what is remembered.
+fn check_producers(plan: &PartitionPlan, summaries: &[SegmentSummary], report: &mut Report) {
+    report.counts.producers += plan.state.producers.len() as u64;
+    let checkpoint = DataPath::Shard(plan.shard).relative() + "/checkpoint";
+    if summaries.iter().any(|summary| !summary.complete) {
+        return;
+    }
+    let first_offset = summaries.first().map_or(i64::MAX, |summary| summary.base_offset);
+    let mut traces: BTreeMap<i64, Vec<ProducerTrace>> = BTreeMap::new();
+    for summary in summaries {
+        for (producer, found) in &summary.producers {
+            traces.entry(*producer).or_default().extend_from_slice(found);
+        }
+    }
+    for producer in &plan.state.producers {
+        let found = traces.get(&producer.producer_id).map_or(&[][..], Vec::as_slice);
+        for batch in &producer.batches {
+            if batch.base_offset < first_offset || batch.base_offset >= plan.next_offset() {
+                continue;
+            }
+            let trace = ProducerTrace {
+                epoch: producer.epoch,
+                first_sequence: batch.first_sequence,
+                last_sequence: batch.last_sequence,
+                base_offset: batch.base_offset,
+                last_offset: batch.last_offset(),
+            };
+            if !found.contains(&trace) {
+                report.damage(
+                    &checkpoint,
+                    0,
+                    0,
+                    format_args!("{}: producer {} has no such batch: {trace:?}", plan.state.id, producer.producer_id),
+                );
+            }
+        }
+        if let (Some(last), Some(known)) = (found.last(), producer.batches.last())
+            && last.epoch == producer.epoch
+            && last.base_offset > known.base_offset
+        {
+            report.damage(
+                &checkpoint,
+                0,
+                0,
+                format_args!(
+                    "{}: producer {} wrote offset {} last, the checkpoint knows only up to {}",
+                    plan.state.id, producer.producer_id, last.base_offset, known.base_offset
+                ),
+            );
+        }
+    }
+}
