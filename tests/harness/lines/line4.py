@@ -34,8 +34,10 @@ def run_line(context):
                 for topic in TOPICS:
                     files = topic_files(broker, topic, identities[topic])
                     expect(len(files) == PARTITIONS, f"{topic}: {len(files)} partitions on disk")
+                    dumped = dump([path for paths in files.values() for path in paths if path.stat().st_size])
                     for partition, paths in sorted(files.items()):
-                        compare(f"{topic}-{partition}", dump([path for path in paths if path.stat().st_size]), directory)
+                        compare(f"{topic}-{partition}", {str(path): dumped[str(path)] for path in paths if path.stat().st_size}, directory)
+                    say(f"  {topic}: {len(dumped)} segments, {sum(len(batches) for batches in dumped.values()):,} batches")
         finally:
             if load:
                 load.close()
