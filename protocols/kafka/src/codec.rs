@@ -125,14 +125,3 @@ responses! {
     SyncGroupResponseData,
     TxnOffsetCommitResponseData,
 }
-
-/// A topic id of the protocol as the engine's.
-pub fn topic_id(id: kacrab_protocol::KafkaUuid) -> trireme_engine::TopicId {
-    trireme_engine::TopicId(id.to_bytes())
-}
-
-/// The engine's topic id as the protocol's.
-pub fn uuid(id: trireme_engine::TopicId) -> kacrab_protocol::KafkaUuid {
-    let bits = u128::from_be_bytes(id.0);
-    kacrab_protocol::KafkaUuid::from_parts((bits >> 64) as u64, bits as u64)
-}

@@ -5,9 +5,9 @@ use std::future::Future;
 use kacrab_protocol::generated::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kacrab_protocol::generated::*;
 
+use crate::cluster;
 use crate::dispatch::{self, Answer, Api, Call, Order};
 use crate::groups::{GroupReply, GroupRequest};
-use crate::codec;
 
 pub const API: Api = Api {
     key: 8,
@@ -29,7 +29,7 @@ fn begin(call: Call, mut request: OffsetCommitRequestData) -> impl Future<Output
         let image = call.door.metadata.image();
         for topic in &mut request.topics {
             let known = if by_id {
-                image.topic_by_id(&codec::topic_id(topic.topic_id))
+                image.topic_by_id(&cluster::from_uuid(topic.topic_id))
             } else {
                 image.topic(topic.name.as_str())
             };

@@ -8,9 +8,9 @@ use kacrab_protocol::generated::offset_fetch_response::{
 };
 use kacrab_protocol::generated::*;
 
+use crate::cluster;
 use crate::dispatch::{self, Answer, Api, Call, Order};
 use crate::groups::{GroupReply, GroupRequest};
-use crate::codec;
 
 pub const API: Api = Api {
     key: 9,
@@ -93,7 +93,7 @@ fn name_topics(call: &Call, group: &mut OffsetFetchRequestGroup) -> Vec<OffsetFe
     let Some(topics) = &mut group.topics else { return Vec::new() };
     let image = call.door.metadata.image();
     let mut unknown = Vec::new();
-    topics.retain_mut(|topic| match image.topic_by_id(&codec::topic_id(topic.topic_id)) {
+    topics.retain_mut(|topic| match image.topic_by_id(&cluster::from_uuid(topic.topic_id)) {
         Some(known) => {
             topic.name = known.name.to_string().into();
             true
@@ -121,7 +121,7 @@ fn identify_topics(call: &Call, group: &mut OffsetFetchResponseGroup) {
         if topic.topic_id == KafkaUuid::ZERO
             && let Some(known) = image.topic(topic.name.as_str())
         {
-            topic.topic_id = codec::uuid(known.id);
+            topic.topic_id = cluster::to_uuid(known.id);
         }
         topic.topic_id != KafkaUuid::ZERO
     });

@@ -560,8 +560,8 @@ fn persist_assignment(group: &mut Group, fx: &mut Effects, request: &SyncGroupRe
     let mutation = fx.encoder.put_group(&group.id, &entry);
     fx.mutate(mutation);
     group.pending_writes += 1;
-    let assignments = assignment.into_iter().collect();
-    fx.then(Then::Assigned { group: group.id.clone(), generation: group.generation, assignments });
+    let generation = group.generation;
+    fx.then(Then::Assigned { group: group.id.clone(), generation, assignments: assignment });
 }
 
 /// The leader's assignment is durable, or could not be made so.
@@ -569,7 +569,7 @@ pub(super) fn assigned(
     group: &mut Group,
     fx: &mut Effects,
     generation: i32,
-    assignments: Vec<(Arc<str>, Bytes)>,
+    mut assignments: BTreeMap<Arc<str>, Bytes>,
     result: Result<(), PersistError>,
 ) {
     // Somebody may have joined or left meanwhile; then this generation is over.
@@ -579,14 +579,10 @@ pub(super) fn assigned(
     if let Err(cause) = result {
         return assignment_failed(group, fx, persist_error(cause));
     }
-    for (id, assignment) in assignments {
-        if let Some(member) = group.members.get_mut(&id) {
-            member.assignment = assignment;
-        }
-    }
     let ids: Vec<_> = group.members.keys().cloned().collect();
     for id in ids {
         let member = group.members.get_mut(&id).expect("ids of members");
+        member.assignment = assignments.remove(&id).unwrap_or_default();
         if let Some(token) = member.awaiting_sync.take() {
             let reply = synced(group.protocol_type.as_ref(), group.protocol.as_ref(), member.assignment.clone());
             fx.reply(token, reply);

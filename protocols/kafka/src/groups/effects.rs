@@ -1,6 +1,6 @@
 //! What a coordinator wants done: replies to send, mutations to persist, and what follows when they are durable.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,7 +43,7 @@ pub(super) enum Then {
     /// The group itself vanishes with its offsets.
     Delete { group: Arc<str>, reply: Option<(Token, GroupReply)> },
     /// The leader's assignment is durable: tell the members.
-    Assigned { group: Arc<str>, generation: i32, assignments: Vec<(Arc<str>, Bytes)> },
+    Assigned { group: Arc<str>, generation: i32, assignments: BTreeMap<Arc<str>, Bytes> },
     /// A static member came back under a new id without a rebalance: answer its JoinGroup.
     Replaced { group: Arc<str>, member: Arc<str>, previous: Box<super::group::Replaced>, api_version: i16 },
     /// An OffsetFetch that waited for the commits before it.

@@ -234,3 +234,6 @@ pub(crate) mod error {
     pub const FENCED_INSTANCE_ID: i16 = 82;
     pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
 }
+
+#[cfg(test)]
+mod tests;
