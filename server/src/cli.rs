@@ -34,6 +34,8 @@ pub enum Command {
     Serve(Settings),
     /// Print the effective configuration as a configuration file, with every setting explained.
     Config(Settings),
+    /// Print which Kafka APIs and configurations there are, and which of them do nothing yet.
+    KafkaApis,
 }
 
 #[derive(Args, Default)]

@@ -7,6 +7,7 @@ mod advertise;
 mod checks;
 mod cli;
 mod config;
+mod kafka_apis;
 mod lifecycle;
 mod logging;
 mod node;
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
         None => (cli::Settings::default(), false),
         Some(cli::Command::Serve(inner)) => (inner, false),
         Some(cli::Command::Config(inner)) => (inner, true),
+        Some(cli::Command::KafkaApis) => {
+            print!("{}", kafka_apis::table());
+            return ExitCode::SUCCESS;
+        }
     };
     let settings = inner.over(cli.settings);
     let config = match config::Config::load(

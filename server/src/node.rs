@@ -5,7 +5,9 @@ use crate::advertise;
 use crate::checks;
 use crate::config::{Config, HostPort};
 use crate::lifecycle::{Crew, Note};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -60,7 +62,28 @@ struct Plan {
     advertised: HostPort,
     limit: ConnectionLimit,
     receive_memory: Vec<Arc<AtomicUsize>>,
+    /// As it is told to clients: absolute.
+    data_dir: String,
     started: Started,
+}
+
+impl Plan {
+    /// Kafka's broker settings: what is given, and what follows from this node.
+    fn broker_configs(&self) -> BTreeMap<String, String> {
+        let mut configs = self.config.kafka_broker.clone();
+        let own = [
+            (
+                "advertised.listeners",
+                format!("PLAINTEXT://{}", self.advertised),
+            ),
+            ("broker.id", NODE_ID.to_string()),
+            ("listeners", format!("PLAINTEXT://{}", self.kafka)),
+            ("log.dirs", self.data_dir.clone()),
+            ("node.id", NODE_ID.to_string()),
+        ];
+        configs.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        configs
+    }
 }
 
 /// A core's ends of everything between cores.
@@ -79,8 +102,10 @@ enum Step {
     Open { shards: u16 },
     /// Metadata, doors.
     Serve,
-    /// No connection is left anywhere: close the engine.
-    Close,
+    /// No connection is left anywhere: close the coordinators, which may still write.
+    CloseGroups,
+    /// Nobody writes any more: close the engine.
+    CloseEngine,
 }
 
 /// Runs the broker until it is told to stop.
@@ -112,6 +137,7 @@ pub fn run(config: Config, started: Started) -> Result<(), NodeError> {
         advertised: advertised.to,
         limit: ConnectionLimit::new(config.max_connections),
         receive_memory: (0..cores).map(|_| Arc::default()).collect(),
+        data_dir: absolute(&config.data_dir),
         started,
         config: Arc::new(config),
     };
@@ -157,6 +183,15 @@ fn claim(what: &str, address: SocketAddr) -> Result<SocketAddr, NodeError> {
     std::net::TcpListener::bind(address)
         .and_then(|listener| listener.local_addr())
         .map_err(|error| NodeError(format!("{what} {address}: {error}")))
+}
+
+/// The data directory wherever the process is looked at from.
+#[allow(clippy::disallowed_methods, reason = "before the runtime starts")]
+fn absolute(dir: &Path) -> String {
+    std::path::absolute(dir)
+        .unwrap_or_else(|_| dir.to_owned())
+        .display()
+        .to_string()
 }
 
 async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError> {
@@ -207,8 +242,10 @@ async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
     .detach();
     crew.stop_all();
     crew.all_done().await.map_err(failed)?;
-    crew.lead(Step::Close);
-    crew.all_done().await.map_err(failed)?;
+    for step in [Step::CloseGroups, Step::CloseEngine] {
+        crew.lead(step);
+        crew.all_done().await.map_err(failed)?;
+    }
     tracing::info!(ms = stopping.elapsed().as_millis() as u64, "stopped");
     Ok(())
 }
@@ -261,6 +298,8 @@ fn engine_config(plan: &Plan, shards: u16) -> EngineConfig {
         wal_file_bytes: config.wal_file_bytes,
         fd_cache: config.open_files,
         reserve_bytes: config.reserve_bytes,
+        retention_check_interval_ms: config.kafka("log.retention.check.interval.ms"),
+        producer_id_expiration_ms: config.kafka("producer.id.expiration.ms"),
         ..EngineConfig::new(&config.data_dir)
     }
 }
@@ -337,7 +376,14 @@ impl Hand {
             Err(error) => return self.fail(error),
         };
         let (core, cores) = (self.core, self.plan.cores);
-        let groups = Groups::open(engine.clone(), metadata.clone(), group_mail, core, cores, settings);
+        let groups = Groups::open(
+            engine.clone(),
+            metadata.clone(),
+            group_mail,
+            core,
+            cores,
+            settings,
+        );
         let opened = match self.open_doors(engine, metadata, groups, Rc::new(reports)) {
             Ok(opened) => opened,
             Err(error) => return self.fail(error),
@@ -363,10 +409,11 @@ impl Hand {
         let kafka_config = trireme_kafka::DoorConfig::from_settings(
             plan.advertised.host.clone(),
             plan.advertised.port,
-            plan.config.data_dir.display().to_string(),
-            &plan.config.kafka_broker,
+            plan.data_dir.clone(),
+            &plan.broker_configs(),
         )?;
-        let kafka = trireme_kafka::Door::new(kafka_config, engine.clone(), metadata, groups.clone());
+        let kafka =
+            trireme_kafka::Door::new(kafka_config, engine.clone(), metadata, groups.clone());
         let gauge = plan.receive_memory[self.core].clone();
         let limit = plan.config.receive_memory_bytes / plan.cores;
         let memory = ReceiveMemory::with_gauge(limit, kafka.config.max_request_bytes, gauge);
@@ -377,7 +424,7 @@ impl Hand {
                 frame: plan.config.frame_timeout,
                 write: plan.config.write_timeout,
                 drain: plan.config.drain_timeout,
-                ..Timeouts::default()
+                idle: Duration::from_millis(plan.config.kafka("connections.max.idle.ms")),
             },
             memory: memory.clone(),
             counters: Arc::default(),
@@ -455,10 +502,14 @@ impl Hand {
             admin.await;
         }
         self.crew.report(Ok(()));
-        let Step::Close = self.crew.next_step().await else {
-            unreachable!("after the doors the engine is closed")
-        };
-        groups.shutdown().await;
+        loop {
+            match self.crew.next_step().await {
+                Step::CloseGroups => groups.shutdown().await,
+                Step::CloseEngine => break,
+                Step::Open { .. } | Step::Serve => unreachable!("this core serves already"),
+            }
+            self.crew.report(Ok(()));
+        }
         engine.shutdown().await;
         self.crew.report(Ok(()));
     }

@@ -116,17 +116,19 @@ impl Config {
                 .map_err(|expected| format!("{key} = {value:?}: expected {expected}"));
         }
         match key.strip_prefix("kafka.") {
-            Some(name) if settings::is_kafka_name(name) => self
-                .set_kafka(name, value)
-                .map_err(|expected| format!("{key} = {value:?}: expected {expected}")),
+            Some(name) if settings::is_kafka_name(name) => {
+                let kept = settings::check_kafka(name, value)
+                    .map_err(|what| format!("{key} = {value:?}: {what}"))?;
+                self.kafka_broker.insert(name.to_owned(), kept);
+                Ok(())
+            }
             _ => Err(settings::unknown(key)),
         }
     }
 
-    fn set_kafka(&mut self, name: &str, value: &str) -> Result<(), String> {
-        settings::check_kafka(name, value)?;
-        self.kafka_broker.insert(name.to_owned(), value.to_owned());
-        Ok(())
+    /// A Kafka broker setting (number or boolean) as it holds: given, or Kafka's default. Panics for a name that is none.
+    pub fn kafka<T: std::str::FromStr>(&self, name: &str) -> T {
+        settings::kafka(self, name)
     }
 
     /// A configuration file with every setting, its help, and its value here (commented out where it is the default).
@@ -254,10 +256,8 @@ mod tests {
         assert!(error_of("cores = [1]").starts_with("t.toml:1: cores: "));
         assert!(error_of("cores = 1\ncores = 2").starts_with("t.toml:2: "));
         assert_eq!(
-            error_of("[kafka]\nnum.partitions = -1")
-                .split(": expected")
-                .next(),
-            Some("t.toml:2: kafka.num.partitions = \"-1\"")
+            error_of("[kafka]\nnum.partitions = -1"),
+            "t.toml:2: kafka.num.partitions = \"-1\": Value must be at least 1"
         );
         let error = Config::load(None, environment(&[("TRIREME_CORE", "1")]), vec![])
             .unwrap_err()

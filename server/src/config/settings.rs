@@ -4,6 +4,8 @@ use super::values::*;
 use super::{Config, LogFormat};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use trireme_kafka::configs::broker::{BROKER_CONFIGS, BrokerConfig};
+use trireme_kafka::configs::value::Kind;
 use trireme_net::limits;
 
 pub struct Setting {
@@ -21,7 +23,6 @@ pub struct Setting {
 const MAX_CORES: usize = 256;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-const MAX_I32: u64 = i32::MAX as u64;
 const TIB: u64 = 1 << 40;
 
 pub const SETTINGS: &[Setting] = &[
@@ -238,14 +239,6 @@ fn number(value: &str, min: u64, max: u64) -> Result<u64, String> {
         .ok_or_else(|| format!("a number from {min} to {max}"))
 }
 
-fn signed(value: &str, min: i64) -> Result<i64, String> {
-    value
-        .parse()
-        .ok()
-        .filter(|number| *number >= min)
-        .ok_or_else(|| format!("a number from {min}"))
-}
-
 /// Before the defaults of [`SETTINGS`] are put in.
 pub(super) fn blank() -> Config {
     let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
@@ -272,71 +265,52 @@ pub(super) fn blank() -> Config {
     }
 }
 
+/// What follows from other settings, or from the node itself.
+const DERIVED: [&str; 6] = [
+    "advertised.listeners",
+    "broker.id",
+    "listeners",
+    "log.dirs",
+    "node.id",
+    "process.roles",
+];
+
+/// Kafka's broker settings that can be given.
+fn kafka_settings() -> impl Iterator<Item = &'static BrokerConfig> {
+    BROKER_CONFIGS
+        .iter()
+        .filter(|config| !DERIVED.contains(&config.name))
+}
+
+fn find_kafka(name: &str) -> Option<&'static BrokerConfig> {
+    kafka_settings().find(|config| config.name == name)
+}
+
+/// A Kafka broker setting as it holds: given, or the default. Numbers and booleans only.
+pub(super) fn kafka<T: std::str::FromStr>(config: &Config, name: &str) -> T {
+    let default = find_kafka(name).expect("a known name").default;
+    let value = config
+        .kafka_broker
+        .get(name)
+        .map_or(default, String::as_str);
+    value.parse().ok().expect("checked when it was given")
+}
+
 /// Whether this is one of Kafka's broker settings that we know.
 pub(super) fn is_kafka_name(name: &str) -> bool {
-    KAFKA.iter().any(|(known, ..)| *known == name)
+    find_kafka(name).is_some()
 }
 
-pub(super) fn check_kafka(name: &str, value: &str) -> Result<(), String> {
-    let (_, _, check, _) = KAFKA
-        .iter()
-        .find(|(known, ..)| *known == name)
-        .expect("a known name");
-    check(value)
+/// The value as it is kept; the error says what is wrong with it.
+pub(super) fn check_kafka(name: &str, value: &str) -> Result<String, String> {
+    let config = find_kafka(name).expect("a known name");
+    let value = match config.kind {
+        Kind::Boolean => value.trim().to_ascii_lowercase(),
+        _ => value.trim().to_owned(),
+    };
+    config.kind.check(&value)?;
+    Ok(value)
 }
-
-type KafkaSetting = (
-    &'static str,
-    &'static str,
-    fn(&str) -> Result<(), String>,
-    &'static str,
-);
-
-/// Kafka's broker settings by Kafka's names, with Kafka's defaults.
-const KAFKA: &[KafkaSetting] = &[
-    (
-        "num.partitions",
-        "1",
-        |v| number(v, 1, 100_000).map(drop),
-        "Partitions of a topic that is created without a number.",
-    ),
-    (
-        "auto.create.topics.enable",
-        "true",
-        |v| boolean(v).map(drop),
-        "Whether a topic is created when a producer or consumer asks for it.",
-    ),
-    (
-        "message.max.bytes",
-        "1048588",
-        |v| number(v, 0, MAX_I32).map(drop),
-        "Largest batch, where the topic does not say (max.message.bytes).",
-    ),
-    (
-        "log.retention.ms",
-        "604800000",
-        |v| signed(v, -1).map(drop),
-        "How long messages are kept; -1 is for ever (retention.ms).",
-    ),
-    (
-        "log.retention.bytes",
-        "-1",
-        |v| signed(v, -1).map(drop),
-        "How much of a partition is kept; -1 is everything (retention.bytes).",
-    ),
-    (
-        "log.segment.bytes",
-        "1073741824",
-        |v| number(v, 14, MAX_I32).map(drop),
-        "Size of a segment (segment.bytes).",
-    ),
-    (
-        "offsets.retention.minutes",
-        "10080",
-        |v| number(v, 1, MAX_I32).map(drop),
-        "How long the offsets of a group without members are kept.",
-    ),
-];
 
 /// The setting that an environment variable's name (without prefix) means.
 pub(super) fn key_of_environment(name: &str) -> Option<String> {
@@ -353,7 +327,7 @@ pub(super) fn key_of_environment(name: &str) -> Option<String> {
 
 /// What to say of a name that nothing has.
 pub(super) fn unknown(key: &str) -> String {
-    let kafka = KAFKA.iter().map(|(name, ..)| format!("kafka.{name}"));
+    let kafka = kafka_settings().map(|config| format!("kafka.{}", config.name));
     let known = SETTINGS
         .iter()
         .map(|setting| setting.key.to_owned())
@@ -416,17 +390,14 @@ pub(super) fn to_toml(config: &Config) -> String {
         );
         if setting.key == "kafka.advertise" {
             out.push_str("\n# Kafka's own broker settings, by Kafka's names.\n");
-            for (name, default, _, help) in KAFKA {
-                let value = config
-                    .kafka_broker
-                    .get(*name)
-                    .map_or(*default, String::as_str);
-                let comment = if config.kafka_broker.contains_key(*name) {
-                    ""
-                } else {
-                    "#"
-                };
-                out.push_str(&format!("\n# {help}\n{comment}{name} = {}\n", quote(value)));
+            for known in kafka_settings() {
+                let given = config.kafka_broker.get(known.name);
+                let comment = if given.is_some() { "" } else { "#" };
+                let value = quote(given.map_or(known.default, String::as_str));
+                out.push_str(&format!(
+                    "\n# {}\n{comment}{} = {value}\n",
+                    known.documentation, known.name
+                ));
             }
         }
     }
