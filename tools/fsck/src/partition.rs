@@ -10,25 +10,12 @@ use crate::report::Report;
 use crate::segment::{ProducerTrace, SegmentSummary};
 use crate::tree::Tree;
 
-/// Segments that are to be checked: not those that may have been removed already.
-pub fn segments_to_check(tree: &Tree, plan: &PartitionPlan) -> Vec<i64> {
+/// Segments that are to be checked: not those that are to be removed, or may be already.
+pub fn segments_to_check(plan: &PartitionPlan) -> Vec<i64> {
     if plan.deleted {
         return Vec::new();
     }
-    let bases: Vec<i64> = plan.segments.keys().copied().collect();
-    bases
-        .iter()
-        .enumerate()
-        .filter(|(index, base)| {
-            // Below a log start that the log has moved since the checkpoint, files may be gone.
-            let below_start = bases.get(index + 1).is_some_and(|next| *next <= plan.log_start) && !plan.clean;
-            let exists = |file| {
-                tree.size(DataPath::Segment { partition: plan.state.id, base_offset: **base, file }).is_some()
-            };
-            !below_start || SegmentFile::ALL.into_iter().all(exists)
-        })
-        .map(|(_, base)| *base)
-        .collect()
+    plan.segments.keys().copied().filter(|base| !plan.is_dead(*base)).collect()
 }
 
 /// The checks that need all segments. `summaries` are in order.
@@ -55,7 +42,8 @@ pub fn check_partition(tree: &Tree, plan: &PartitionPlan, summaries: &[SegmentSu
         if first.base_offset > plan.log_start {
             report.damage(name(first.base_offset), 0, 0, format_args!("the log start {} is before the first segment", plan.log_start));
         }
-        if last.complete && last.end_offset != plan.next_offset() {
+        let is_last = plan.segments.last_key_value().is_some_and(|(base, _)| *base == last.base_offset);
+        if is_last && last.complete && last.end_offset != plan.next_offset() {
             report.damage(
                 name(last.base_offset),
                 0,

@@ -24,9 +24,11 @@ pub struct PartitionPlan {
     pub clean: bool,
     /// Behind the last append that the log holds, and where that is.
     next: Option<Next>,
+    /// Where the last direct run began, as long as nothing says that it was finished.
+    unfinished: Option<Next>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Next {
     offset: i64,
     segment: i64,
@@ -138,7 +140,7 @@ impl PartitionPlan {
             log_start: state.log_start,
             deleted: state.deleting,
             clean,
-            next: None,
+            ..PartitionPlan::default()
         }
     }
 
@@ -152,6 +154,12 @@ impl PartitionPlan {
         PartitionPlan::of_checkpoint(shard, clean, &state)
     }
 
+    /// Whether a segment lies below the log start altogether: its files are removed, or will be.
+    pub fn is_dead(&self, base_offset: i64) -> bool {
+        let next = self.segments.range(base_offset + 1..).next().map_or(self.next_offset(), |(next, _)| *next);
+        next <= self.log_start
+    }
+
     /// The offset behind the last record.
     pub fn next_offset(&self) -> i64 {
         self.next.map_or(self.state.next_offset, |next| next.offset.max(self.state.next_offset))
@@ -163,22 +171,27 @@ impl PartitionPlan {
         let is_current = sequence >= self.state.replay_from_sequence;
         match entry.kind {
             RecordType::Append => {
-                self.follows(entry)?;
-                self.check_batches(entry, record.payload, is_current)?;
+                let is_current = self.follows(entry)? && is_current;
+                self.check_batches(entry, record.payload)?;
                 if is_current {
                     self.extend(entry, entry.position, record.payload)?;
                 }
             }
             RecordType::Direct => {
-                self.follows(entry)?;
+                let before = Next { offset: entry.base_offset, segment: entry.segment_base, position: entry.position };
+                let is_current = self.follows(entry)? && is_current;
                 let direct = Direct::parse(record.payload, entry.position, entry.len).map_err(|error| error.to_string())?;
-                self.check_summaries(entry, &direct, is_current)?;
+                self.check_summaries(entry, &direct)?;
                 if is_current {
                     self.apply_direct(entry, &direct)?;
+                    self.unfinished = Some(before);
                 }
             }
-            RecordType::Carried if is_current => self.extend(entry, entry.position, record.payload)?,
-            RecordType::BlockImage if is_current => {
+            // Of a segment that is gone nothing is carried to anywhere.
+            RecordType::Carried if is_current && self.segments.contains_key(&entry.segment_base) => {
+                self.extend(entry, entry.position, record.payload)?;
+            }
+            RecordType::BlockImage if is_current && self.segments.contains_key(&entry.segment_base) => {
                 let segment = self.segments.entry(entry.segment_base).or_default();
                 let flushed = segment.state.as_ref().map_or(0, |state| state.flushed_bytes);
                 // An image that ends where the flushed bytes end is of the block that may be torn since; one that ends
@@ -191,24 +204,24 @@ impl PartitionPlan {
                 self.extend(entry, entry.position, record.payload)?;
             }
             RecordType::Done if is_current => {
-                for part in &mut self.segments.entry(entry.segment_base).or_default().parts {
-                    let within = entry.position <= part.from && part.to <= entry.end_position();
-                    if within && matches!(part.bytes, PartBytes::Unfinished) {
-                        part.bytes = PartBytes::File;
-                    }
+                let begins = |next: &Next| (next.segment, next.position) == (entry.segment_base, entry.position);
+                if self.unfinished.as_ref().is_some_and(begins) {
+                    self.finish_direct();
                 }
             }
-            RecordType::Truncate if is_current => {
-                self.segments.split_off(&(entry.segment_base + 1));
-                if let Some(segment) = self.segments.get_mut(&entry.segment_base) {
-                    segment.cut(entry.position);
+            RecordType::Truncate => {
+                if is_current {
+                    self.cut(entry.segment_base, entry.position);
+                    self.state.next_offset = self.state.next_offset.min(entry.base_offset);
+                } else {
+                    self.segments.values_mut().for_each(|segment| drop(segment.known.split_off(&entry.position)));
                 }
                 self.next = Some(Next {
                     offset: entry.base_offset,
                     segment: entry.segment_base,
                     position: entry.position,
                 });
-                self.state.next_offset = self.state.next_offset.min(entry.base_offset);
+                self.unfinished = None;
             }
             RecordType::LogStart if is_current => self.log_start = self.log_start.max(entry.base_offset),
             RecordType::ProducerSnapshot => {
@@ -220,27 +233,70 @@ impl PartitionPlan {
         Ok(())
     }
 
-    /// An append goes on where the last one of the log ended, in offsets and in bytes, or begins a segment.
-    fn follows(&mut self, entry: &Entry) -> Result<(), String> {
+    /// An append goes on where the last one of the log ended, in offsets and in bytes, or begins a segment. False if it is
+    /// of a segment that was deleted since.
+    fn follows(&mut self, entry: &Entry) -> Result<bool, String> {
+        let begin = Next { offset: entry.base_offset, segment: entry.segment_base, position: entry.position };
+        if let Some(unfinished) = self.unfinished.take() {
+            if begin == unfinished || (begin.offset == unfinished.offset && begin.position == 0) {
+                // A start in between found the run unfinished and dropped it. What was flushed since is of what came later.
+                let flushed = |segment: &SegmentPlan| segment.state.as_ref().map_or(0, |state| state.flushed_bytes);
+                let flushed = self.segments.get(&unfinished.segment).map_or(0, flushed);
+                self.cut(unfinished.segment, unfinished.position.max(flushed));
+                if let Some(segment) = self.segments.get_mut(&unfinished.segment) {
+                    segment.known.split_off(&unfinished.position);
+                }
+                self.next = Some(unfinished);
+            } else {
+                // Nothing is logged behind a run before its blocks are durable.
+                self.finish_direct();
+            }
+        }
         if let Some(next) = self.next {
-            let goes_on = (entry.segment_base, entry.position) == (next.segment, next.position);
-            let rolls = entry.segment_base == entry.base_offset && entry.position == 0;
-            if entry.base_offset != next.offset || !(goes_on || rolls) {
+            let rolls = begin.segment == begin.offset && begin.position == 0;
+            if begin.offset != next.offset || !(begin == next || rolls) {
                 return Err(format!(
                     "offset {} at byte {} of segment {} instead of offset {} at byte {} of segment {}",
-                    entry.base_offset, entry.position, entry.segment_base, next.offset, next.position, next.segment
+                    begin.offset, begin.position, begin.segment, next.offset, next.position, next.segment
                 ));
             }
         }
+        let is_there = self.segments.contains_key(&entry.segment_base) || entry.segment_base >= self.next_offset();
         self.next = Some(Next {
             offset: entry.last_offset + 1,
             segment: entry.segment_base,
             position: entry.end_position(),
         });
-        Ok(())
+        Ok(is_there)
     }
 
-    fn check_batches(&mut self, entry: &Entry, payload: &[u8], is_current: bool) -> Result<(), String> {
+    fn cut(&mut self, segment_base: i64, position: u64) {
+        self.segments.split_off(&(segment_base + 1));
+        if let Some(segment) = self.segments.get_mut(&segment_base) {
+            segment.cut(position);
+        }
+    }
+
+    /// The blocks of the last direct run are durable.
+    fn finish_direct(&mut self) {
+        self.unfinished = None;
+        for part in self.segments.values_mut().flat_map(|segment| &mut segment.parts) {
+            if matches!(part.bytes, PartBytes::Unfinished) {
+                part.bytes = PartBytes::File;
+            }
+        }
+    }
+
+    /// Notes what stands at a place of a segment, unless the segment is gone.
+    fn note(&mut self, entry: &Entry, position: u64, batch: KnownBatch) {
+        if let Some(segment) = self.segments.get_mut(&entry.segment_base) {
+            segment.known.insert(position, batch);
+        } else if entry.segment_base >= self.state.next_offset {
+            self.segments.entry(entry.segment_base).or_default().known.insert(position, batch);
+        }
+    }
+
+    fn check_batches(&mut self, entry: &Entry, payload: &[u8]) -> Result<(), String> {
         let mut next = entry.base_offset;
         let mut position = entry.position;
         let (mut batches, mut records) = (0u32, 0u32);
@@ -250,10 +306,7 @@ impl PartitionPlan {
             if header.base_offset() != next {
                 return Err(format!("a batch with offset {} instead of {next}", header.base_offset()));
             }
-            if is_current {
-                let known = KnownBatch { base_offset: next, crc: Some(header.crc()) };
-                self.segments.entry(entry.segment_base).or_default().known.insert(position, known);
-            }
+            self.note(entry, position, KnownBatch { base_offset: next, crc: Some(header.crc()) });
             next = header.next_offset();
             position += batch.bytes().len() as u64;
             batches += 1;
@@ -265,16 +318,13 @@ impl PartitionPlan {
         Ok(())
     }
 
-    fn check_summaries(&mut self, entry: &Entry, direct: &Direct<'_>, is_current: bool) -> Result<(), String> {
+    fn check_summaries(&mut self, entry: &Entry, direct: &Direct<'_>) -> Result<(), String> {
         let mut next = entry.base_offset;
         for summary in direct.summaries() {
             if summary.base_offset != next {
                 return Err(format!("a batch with offset {} instead of {next}", summary.base_offset));
             }
-            if is_current {
-                let known = KnownBatch { base_offset: next, crc: None };
-                self.segments.entry(entry.segment_base).or_default().known.insert(summary.position, known);
-            }
+            self.note(entry, summary.position, KnownBatch { base_offset: next, crc: None });
             next = summary.last_offset() + 1;
         }
         if next != entry.last_offset + 1 || direct.summaries().len() != entry.batch_count as usize {

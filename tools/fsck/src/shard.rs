@@ -26,6 +26,8 @@ pub struct Shard {
     pub complete: bool,
     /// Live parts of log files: file, from, to.
     pub live: Vec<(u32, u64, u64)>,
+    /// Everything up to here is in the checkpoint: a partition it does not know was deleted.
+    pub known_through: u64,
     /// Each group of the log: the rest of its extent, from it on.
     pub groups: Vec<LogExtent>,
 }
@@ -49,7 +51,8 @@ pub fn check_shard(
         .iter()
         .map(|state| (state.id, PartitionPlan::of_checkpoint(shard, body.clean, state)))
         .collect();
-    let mut state = Shard { clean: body.clean, partitions, complete: false, ..Shard::default() };
+    let known_through = body.extents.last().map_or(0, |extent| extent.durable_through);
+    let mut state = Shard { clean: body.clean, partitions, known_through, ..Shard::default() };
     report.counts.shards_cleanly_shut += u64::from(checkpoint.closed);
     let ring = tree.log_files(shard).map(|(index, size_bytes)| RingFile { index, size_bytes }).collect();
     follow(source, shard, LogScan::new(shard, body, ring), progress, &mut state, report);
@@ -287,11 +290,22 @@ fn take_group(
         if !entry.kind.names_partition() {
             continue;
         }
-        if entry.kind == RecordType::Create {
+        // What the checkpoint knew of and does not name any more was deleted.
+        let is_past = group.header.sequence <= state.known_through;
+        if entry.kind == RecordType::Create && !is_past {
             state.partitions.entry(entry.partition).or_insert_with(|| PartitionPlan::of_create(shard, clean, entry));
         }
         let Some(plan) = state.partitions.get_mut(&entry.partition) else {
-            *unknown_records += 1;
+            if is_past {
+                *unknown_records += 1;
+            } else {
+                report.damage(
+                    DataPath::Log { shard, file }.relative(),
+                    at + group.entry_position(index),
+                    0,
+                    format_args!("group {}, record {index} ({:?}): no partition {}", group.header.sequence, entry.kind, entry.partition),
+                );
+            }
             continue;
         };
         if let Err(error) = plan.apply(group.header.sequence, &record) {

@@ -100,7 +100,7 @@ pub fn torture(source: &dyn Source, threads: usize, every: usize) -> anyhow::Res
         anyhow::bail!("this needs a clean, cleanly shut directory:\n{report}");
     }
     let known = Known::of(&memory)?;
-    let outcome = Mutex::new(Outcome { files: known.tree.files.len(), ..Outcome::default() });
+    let outcome = Mutex::new(Outcome { files: known.live_files().len(), ..Outcome::default() });
     let flips = AtomicU64::new(0);
     let whole = AtomicU64::new(0);
 
@@ -158,7 +158,7 @@ pub fn torture(source: &dyn Source, threads: usize, every: usize) -> anyhow::Res
     }
 
     let cuts = AtomicU64::new(0);
-    each(threads, known.tree.files.keys().copied().collect(), |path| {
+    each(threads, known.live_files(), |path| {
         let memory = &mut *copy();
         let name = path.relative();
         let whole = memory.files[&name].clone();
@@ -175,7 +175,7 @@ pub fn torture(source: &dyn Source, threads: usize, every: usize) -> anyhow::Res
     });
 
     let removals = AtomicU64::new(0);
-    each(threads, known.tree.files.keys().copied().collect(), |path| {
+    each(threads, known.live_files(), |path| {
         let memory = &mut *copy();
         let name = path.relative();
         let bytes = memory.files.remove(&name).expect("known");
@@ -241,12 +241,27 @@ impl Known {
         Ok(Known { tree, format, shards, plans })
     }
 
+    /// Not of a partition or segment that is only waiting to be removed.
+    fn is_live(&self, path: &DataPath) -> bool {
+        match path {
+            DataPath::Segment { partition, base_offset, .. } => self
+                .plans
+                .get(partition)
+                .is_some_and(|plan| !plan.deleted && plan.segments.contains_key(base_offset) && !plan.is_dead(*base_offset)),
+            _ => true,
+        }
+    }
+
+    fn live_files(&self) -> Vec<DataPath> {
+        self.tree.files.keys().copied().filter(|path| self.is_live(path)).collect()
+    }
+
     /// All bytes of all files, in pieces; of log files only what the log is made of is live.
     fn pieces(&self, memory: &Memory) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for path in self.tree.files.keys() {
             let len = memory.files[&path.relative()].len();
-            let mut ranges = vec![(0, len, true)];
+            let mut ranges = vec![(0, len, self.is_live(path))];
             if let DataPath::Log { shard, file } = path {
                 ranges.clear();
                 let mut live: Vec<_> = self.shards[usize::from(*shard)]
@@ -287,7 +302,7 @@ impl Known {
                 let group = groups.iter().rfind(|group| group.first.file == file && group.first.position <= byte as u64);
                 let Some(group) = group else { return report };
                 let scan = self.scan_from(shard, group);
-                follow(memory, shard, scan, &|_| {}, &mut Shard::default(), &mut report);
+                follow(memory, shard, scan, &|_| {}, &mut Shard { known_through: u64::MAX, ..Shard::default() }, &mut report);
             }
             DataPath::Segment { partition, base_offset, file } => {
                 check_part(memory, &self.tree, &self.plans[&partition], base_offset, file, byte as u64, &mut report);
@@ -316,7 +331,7 @@ impl Known {
         tree.files.insert(path, len as u64);
         let mut report = Report::default();
         match path {
-            DataPath::Log { shard, .. } | DataPath::Checkpoint { shard, .. } if len.is_multiple_of(BLOCK) => {
+            DataPath::Log { shard, .. } | DataPath::Checkpoint { shard, .. } if len.is_multiple_of(64 * BLOCK) => {
                 check_shard(memory, &tree, &self.format, shard, &|_| {}, &mut report);
             }
             DataPath::Log { shard, .. } => {

@@ -7,15 +7,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use trireme_engine::PartitionId;
+use trireme_engine::layout::checkpoint::parse_checkpoint;
 use trireme_engine::layout::format_file::Format;
 use trireme_engine::layout::paths::DataPath;
 
 use crate::partition::{check_partition, segments_to_check};
 use crate::plan::PartitionPlan;
-use crate::report::Report;
+use crate::report::{Report, Severity};
 use crate::segment::{SegmentSummary, check_segment};
 use crate::shard::{Shard, check_shard};
-use crate::source::Source;
+use crate::source::{Buffer, Source};
 use crate::tree::{Tree, check_root};
 
 /// How to check.
@@ -38,6 +39,10 @@ pub fn verify(source: &dyn Source, options: &Options<'_>) -> io::Result<Report> 
     let mut report = Report::default();
     report.counts.files = tree.files.len() as u64;
     let Some(format) = check_root(source, &tree, &mut report) else {
+        if is_first_start(source, &tree) {
+            report.findings.clear();
+            report.add(Severity::Torn, DataPath::Format.relative(), 0, 0, "missing: the first start was not finished, nothing is stored yet");
+        }
         return Ok(report);
     };
     let shards = each(options.threads, (0..format.shards).collect(), |shard| {
@@ -54,6 +59,20 @@ pub fn verify(source: &dyn Source, options: &Options<'_>) -> io::Result<Report> 
     check_partitions(source, &tree, &plans, options, &mut report);
     check_leftovers(&tree, &format, &found, &plans, &mut report);
     Ok(report)
+}
+
+/// Whether the directory was never in use: the format file is written when the first two checkpoints of the shards are
+/// durable, before anything else.
+fn is_first_start(source: &dyn Source, tree: &Tree) -> bool {
+    let mut buffer = Buffer::default();
+    tree.files.iter().all(|(path, size)| match path {
+        DataPath::Lock => true,
+        DataPath::Checkpoint { shard, slot } => match source.read(&path.relative(), 0, *size as usize, &mut buffer) {
+            Ok(bytes) => parse_checkpoint(*shard, *slot, bytes).is_ok_and(|found| found.number < 2) || *size == 0,
+            Err(_) => false,
+        },
+        _ => false,
+    })
 }
 
 /// The partitions of all shards whose logs are complete.
@@ -84,7 +103,7 @@ fn check_partitions(
     // One job for each segment, so that one large partition keeps all cores busy too.
     let jobs: Vec<(&PartitionPlan, i64)> = plans
         .values()
-        .flat_map(|plan| segments_to_check(tree, plan).into_iter().map(move |base| (*plan, base)))
+        .flat_map(|plan| segments_to_check(plan).into_iter().map(move |base| (*plan, base)))
         .collect();
     let results = each(options.threads, jobs, |(plan, base)| {
         let mut report = Report::default();

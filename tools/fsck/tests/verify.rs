@@ -177,3 +177,39 @@ fn json_says_the_same() {
     assert_eq!(json["counts"]["segments"], 4);
     assert_eq!(report.findings[0].severity, Severity::Damage);
 }
+
+#[test]
+fn a_first_start_that_was_not_finished_is_no_damage_but_a_format_file_that_is_gone_is() {
+    let mut fresh = Sample::new().memory;
+    fresh.files.retain(|path, _| path == "LOCK" || path.contains("checkpoint"));
+    assert_eq!(check(&fresh).verdict(), Verdict::TornTail);
+    let mut used = Sample::new().memory;
+    used.files.remove("format");
+    assert_eq!(check(&used).verdict(), Verdict::Damaged);
+}
+
+#[test]
+fn a_start_that_dropped_an_unfinished_direct_run_is_understood() {
+    let mut sample = everything();
+    sample.drop_direct(0, 30, 3000);
+    sample.append(0, CODECS[2], 4, 900, None, false);
+    sample.commit();
+    let report = check(&sample.memory);
+    assert_eq!(report.findings, []);
+    assert_eq!(report.counts.batches, sample.batches as u64);
+    sample.shut_down();
+    assert_eq!(check(&sample.memory).findings, []);
+}
+
+#[test]
+fn what_the_log_has_must_stand_in_the_segment() {
+    // All sums are right, but it is another batch: a writer that mixed something up.
+    let mut sample = everything();
+    sample.shut_down_with(|segment| {
+        let at = segment.len() / 2;
+        segment[at] ^= 1;
+    });
+    let report = check(&sample.memory);
+    assert_eq!(report.verdict(), Verdict::Damaged);
+    assert!(report.findings.iter().all(|finding| finding.file.ends_with(".log")), "{report}");
+}

@@ -260,6 +260,23 @@ impl Sample {
         }
     }
 
+    /// A direct run whose blocks were lost, and that the next start dropped: it stands in the log, and nothing is left of it.
+    pub fn drop_direct(&mut self, partition: usize, batches: usize, value_bytes: usize) {
+        let p = &self.partitions[partition];
+        let (next_offset, len) = (p.next_offset, p.segments.last().unwrap().bytes.len());
+        let segment = p.segments.last().unwrap();
+        let before = (segment.index.len(), segment.max_timestamp, segment.max_timestamp_offset);
+        self.direct(partition, batches, value_bytes, false, true);
+        self.batches -= batches;
+        let p = &mut self.partitions[partition];
+        p.next_offset = next_offset;
+        let segment = p.segments.last_mut().unwrap();
+        segment.bytes.truncate(len);
+        segment.index.truncate(before.0);
+        segment.time_index.truncate(before.0);
+        (segment.max_timestamp, segment.max_timestamp_offset) = (before.1, before.2);
+    }
+
     /// Carries the last `len` bytes of a partition's tail.
     pub fn carry(&mut self, partition: usize, len: usize) {
         let partition = &self.partitions[partition];
@@ -449,6 +466,12 @@ impl Sample {
         let path = DataPath::Checkpoint { shard: self.shard, slot: slot_of(self.number) };
         self.memory.files.insert(path.relative(), bytes);
         self.number += 1;
+    }
+
+    /// Shuts down with the bytes of the first segment changed on the way to the disk.
+    pub fn shut_down_with(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.partitions[0].segments[0].bytes);
+        self.shut_down();
     }
 
     pub fn shut_down(&mut self) {
