@@ -177,7 +177,7 @@ pub enum Ack {
 #[derive(Clone, Debug)]
 pub struct Append {
     pub partition: PartitionRef,
-    /// One or more whole RecordBatch v2, one behind the other, each checked with `batch::validate`
+    /// One or more whole RecordBatch v2, one behind the other, each checked with [`batch::validate`](crate::batch::validate)
     /// by the caller on its own core. All of them are appended or none.
     pub batches: Bytes,
     pub ack: Ack,

@@ -1,560 +1,336 @@
-//! The engine's handle on one core: it sends each request to the core that serves the partition's shard.
-//!
-//! STAND-IN: the shard behind this handle keeps everything in memory, so that the doors can be tried before the real one
-//! lands; it is replaced as a whole.
+//! The engine's handle on one core: it sends each request to the core that serves the partition's shard, this one included,
+//! and puts the answers in order.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
-use trireme_runtime::sync::Notify;
-use trireme_runtime::{Instant, Service, sleep_until, spawn};
+use trireme_runtime::{Instant, JoinHandle, Service, spawn};
 
 use crate::api::*;
-use crate::batch::{self, Batches};
-
-struct Batch {
-    base: Offset,
-    last: Offset,
-    max_timestamp: i64,
-    bytes: Bytes,
-}
-
-struct Part {
-    config: PartitionConfig,
-    batches: Vec<Batch>,
-    start: Offset,
-    end: Offset,
-}
+use crate::data_dir::DataDir;
+use crate::node::Node;
 
 struct Inner {
     core: usize,
     cores: usize,
+    node: Rc<Node>,
     mail: Service<ShardRequest, ShardReply>,
-    parts: RefCell<BTreeMap<PartitionRef, Part>>,
-    changed: Notify,
+    /// Number of the next wait that is sent to another core.
+    next_wait: Cell<u64>,
+    /// Answers the other cores; stops with the last handle.
+    _server: JoinHandle<()>,
 }
 
 /// A core's handle on the node's engine. Cheap to clone, stays on its core.
 #[derive(Clone)]
 pub struct Engine(Rc<Inner>);
 
-type Pending<T> = Pin<Box<dyn Future<Output = T>>>;
+type ReplyFuture = Pin<Box<dyn Future<Output = Reply>>>;
 
 impl Engine {
+    /// Once per start, on one core, before any [`Engine::open`]: creates the data directory if there is none, locks it for
+    /// as long as the process lives and checks its format. Returns the number of shards that exist, at least
+    /// `config.shards`.
     pub async fn prepare(config: &EngineConfig) -> Result<u16, OpenError> {
-        Ok(config.shards)
+        let dir = DataDir::open(config).await?;
+        let shards = dir.shards;
+        // The lock goes with the process.
+        std::mem::forget(dir);
+        Ok(shards)
     }
 
+    /// Recovers the shards that this core serves and starts their tasks. When it returns, everything that was acknowledged
+    /// before is readable, and the end of each log is durable: what was cut off never comes back.
     pub async fn open(
-        _config: EngineConfig,
+        config: EngineConfig,
         core: usize,
         cores: usize,
         mail: Service<ShardRequest, ShardReply>,
     ) -> Result<Engine, OpenError> {
-        let engine = Engine(Rc::new(Inner {
-            core,
-            cores,
-            mail,
-            parts: RefCell::default(),
-            changed: Notify::new(),
-        }));
-        let server = engine.clone();
-        spawn(async move {
-            let local = server.clone();
-            server
-                .0
-                .mail
-                .serve(move |_, request| local.local(request.0))
-                .await
-        })
-        .detach();
-        Ok(engine)
+        let node = Node::open(config, core, cores).await?;
+        let (served, ears) = (node.clone(), mail.clone());
+        let server = spawn(async move {
+            ears.serve(move |from, request: ShardRequest| mailed(served.answer(from, request.0))).await
+        });
+        let inner = Inner { core, cores: cores.max(1), node, mail, next_wait: Cell::new(0), _server: server };
+        Ok(Engine(Rc::new(inner)))
     }
 
-    fn at(&self, core: usize, request: Request) -> Pending<Reply> {
+    fn core_of(&self, shard: u16) -> usize {
+        usize::from(shard) % self.0.cores
+    }
+
+    /// Sends a request; it is under way when this returns.
+    fn ask(&self, core: usize, request: Request) -> ReplyFuture {
         if core == self.0.core {
-            let reply = self.local(request);
-            return Box::pin(async move { reply.await.0 });
+            return Box::pin(self.0.node.answer(core, request));
         }
         let call = self.0.mail.call(core, ShardRequest(request));
         Box::pin(async move { call.await.0 })
     }
 
-    fn local(&self, request: Request) -> Pending<ShardReply> {
-        let mut parts = self.0.parts.borrow_mut();
-        let reply = match request {
-            Request::Create(list) => Reply::Done(
-                list.into_iter()
-                    .map(|(p, config)| {
-                        parts.entry(p).or_insert(Part {
-                            config,
-                            batches: Vec::new(),
-                            start: 0,
-                            end: 0,
-                        });
-                        Ok(())
-                    })
-                    .collect(),
-            ),
-            Request::Configure(list) => Reply::Done(
-                list.into_iter()
-                    .map(|(p, config)| {
-                        parts
-                            .get_mut(&p)
-                            .map(|part| part.config = config)
-                            .ok_or(EngineError::UnknownPartition)
-                    })
-                    .collect(),
-            ),
-            Request::Delete(list) => {
-                self.0.changed.notify_all();
-                Reply::Done(
-                    list.into_iter()
-                        .map(|p| {
-                            parts
-                                .remove(&p)
-                                .map(|_| ())
-                                .ok_or(EngineError::UnknownPartition)
-                        })
-                        .collect(),
-                )
-            }
-            Request::List => Reply::List(parts.keys().copied().collect()),
-            Request::Append(list) => {
-                let results = list.into_iter().map(|a| append(&mut parts, a)).collect();
-                self.0.changed.notify_all();
-                Reply::Append(results)
-            }
-            Request::Read(list) => Reply::Read(list.into_iter().map(|r| read(&parts, r)).collect()),
-            Request::Offsets(list) => Reply::Offsets(
-                list.into_iter()
-                    .map(|(p, q, _)| offsets(&parts, p, q))
-                    .collect(),
-            ),
-            Request::DeleteRecords(list) => Reply::DeleteRecords(
-                list.into_iter()
-                    .map(|(p, offset)| {
-                        let part = parts.get_mut(&p).ok_or(ReadError::UnknownPartition)?;
-                        let to = if offset == -1 { part.end } else { offset };
-                        if to > part.end || to < 0 {
-                            return Err(ReadError::OffsetOutOfRange {
-                                log_start: part.start,
-                                high_watermark: part.end,
-                            });
-                        }
-                        part.start = part.start.max(to);
-                        part.batches.retain(|b| b.last >= to);
-                        Ok(part.start)
-                    })
-                    .collect(),
-            ),
-            Request::Describe(list) => Reply::Describe(
-                list.into_iter()
-                    .map(|p| {
-                        let part = parts.get(&p).ok_or(ReadError::UnknownPartition)?;
-                        Ok(PartitionInfo {
-                            size_bytes: part.batches.iter().map(|b| b.bytes.len() as u64).sum(),
-                            log_start: part.start,
-                            high_watermark: part.end,
-                            log_end: part.end,
-                            leader_epoch: 0,
-                            segments: 1,
-                            max_timestamp_ms: part
-                                .batches
-                                .iter()
-                                .map(|b| b.max_timestamp)
-                                .max()
-                                .unwrap_or(-1),
-                            producers: Vec::new(),
-                        })
-                    })
-                    .collect(),
-            ),
-            Request::Wait { .. } | Request::Cancel { .. } => {
-                drop(parts);
-                let engine = self.clone();
-                return Box::pin(async move {
-                    let Request::Wait {
-                        positions,
-                        bytes,
-                        deadline,
-                        ..
-                    } = request
-                    else {
-                        return ShardReply(Reply::Cancelled);
-                    };
-                    let late = engine.clone();
-                    let timer = spawn(async move {
-                        sleep_until(deadline).await;
-                        late.0.changed.notify_all();
-                    });
-                    loop {
-                        let mut have = 0u64;
-                        let mut changed = false;
-                        {
-                            let parts = engine.0.parts.borrow();
-                            for (p, offset) in &positions {
-                                match parts.get(p) {
-                                    Some(part) if *offset >= part.start && *offset <= part.end => {
-                                        have += part
-                                            .batches
-                                            .iter()
-                                            .rev()
-                                            .take_while(|b| b.last >= *offset)
-                                            .map(|b| b.bytes.len() as u64)
-                                            .sum::<u64>()
-                                    }
-                                    _ => changed = true,
-                                }
-                            }
-                        }
-                        if have >= bytes || changed || trireme_runtime::now() >= deadline {
-                            drop(timer);
-                            return ShardReply(Reply::Wait {
-                                bytes: have,
-                                changed,
-                            });
-                        }
-                        engine.0.changed.notified().await;
-                    }
-                });
-            }
-        };
-        Box::pin(async move { ShardReply(reply) })
-    }
-
-    /// Splits by core, asks each, puts the answers back in order.
-    fn split<T: 'static, R: 'static>(
+    /// Splits items by core and asks each; the answers as they belong to the items.
+    fn scatter<T, R>(
         &self,
         items: Vec<T>,
-        home: impl Fn(&T) -> PartitionRef,
-        make: impl Fn(Vec<T>) -> Request,
-        open: impl Fn(Reply) -> Vec<R> + 'static,
-    ) -> impl Future<Output = Vec<R>> + 'static {
-        let total = items.len();
-        let mut by_core: BTreeMap<usize, (Vec<usize>, Vec<T>)> = BTreeMap::new();
-        for (i, item) in items.into_iter().enumerate() {
-            let entry = by_core
-                .entry(usize::from(home(&item).shard) % self.0.cores)
-                .or_default();
-            entry.0.push(i);
-            entry.1.push(item);
+        shard_of: impl Fn(&T) -> u16,
+        request: impl Fn(Vec<T>) -> Request,
+        answers: fn(Reply) -> Vec<R>,
+    ) -> impl Future<Output = Vec<R>> + 'static
+    where
+        T: 'static,
+        R: 'static,
+    {
+        let count = items.len();
+        let mut parts: Vec<(usize, Vec<usize>, Vec<T>)> = Vec::new();
+        for (slot, item) in items.into_iter().enumerate() {
+            let core = self.core_of(shard_of(&item));
+            let index = match parts.iter().position(|part| part.0 == core) {
+                Some(index) => index,
+                None => {
+                    parts.push((core, Vec::new(), Vec::new()));
+                    parts.len() - 1
+                }
+            };
+            parts[index].1.push(slot);
+            parts[index].2.push(item);
         }
-        let calls: Vec<_> = by_core
-            .into_iter()
-            .map(|(core, (places, items))| (places, self.at(core, make(items))))
-            .collect();
+        let asked: Vec<(Vec<usize>, ReplyFuture)> =
+            parts.into_iter().map(|(core, slots, part)| (slots, self.ask(core, request(part)))).collect();
         async move {
-            let mut out: Vec<Option<R>> = (0..total).map(|_| None).collect();
-            for (places, call) in calls {
-                for (place, r) in places.into_iter().zip(open(call.await)) {
-                    out[place] = Some(r);
+            if asked.len() == 1 {
+                let (_, reply) = asked.into_iter().next().expect("one");
+                return answers(reply.await);
+            }
+            let mut results: Vec<Option<R>> = (0..count).map(|_| None).collect();
+            for (slots, reply) in asked {
+                for (slot, answer) in slots.into_iter().zip(answers(reply.await)) {
+                    results[slot] = Some(answer);
                 }
             }
-            out.into_iter()
-                .map(|r| r.expect("every item is answered"))
-                .collect()
+            results.into_iter().map(|result| result.expect("every core answers all it was asked")).collect()
         }
     }
 
-    pub async fn create(
-        &self,
-        partitions: Vec<(PartitionRef, PartitionConfig)>,
-    ) -> Vec<Result<(), EngineError>> {
-        self.split(partitions, |p| p.0, Request::Create, done).await
+    /// Creates partitions. Durable when it returns, all of a shard with one write. Creating what exists is no error (its
+    /// configuration is replaced).
+    pub async fn create(&self, partitions: Vec<(PartitionRef, PartitionConfig)>) -> Vec<Result<(), EngineError>> {
+        self.scatter(partitions, |item| item.0.shard, Request::Create, done).await
     }
 
+    /// Deletes partitions. That they are gone is durable when it returns; their files go in the background.
     pub async fn delete(&self, partitions: Vec<PartitionRef>) -> Vec<Result<(), EngineError>> {
-        self.split(partitions, |p| *p, Request::Delete, done).await
+        self.scatter(partitions, |item| item.shard, Request::Delete, done).await
     }
 
-    pub async fn configure(
-        &self,
-        partitions: Vec<(PartitionRef, PartitionConfig)>,
-    ) -> Vec<Result<(), EngineError>> {
-        self.split(partitions, |p| p.0, Request::Configure, done)
-            .await
+    /// Replaces the configuration of living partitions. In memory only, see [`PartitionConfig`].
+    pub async fn configure(&self, partitions: Vec<(PartitionRef, PartitionConfig)>) -> Vec<Result<(), EngineError>> {
+        self.scatter(partitions, |item| item.0.shard, Request::Configure, done).await
     }
 
+    /// Every partition of the node, in order.
     pub async fn list(&self) -> Vec<PartitionRef> {
+        let asked: Vec<ReplyFuture> = (0..self.0.cores).map(|core| self.ask(core, Request::List)).collect();
         let mut all = Vec::new();
-        for core in 0..self.0.cores {
-            if let Reply::List(list) = self.at(core, Request::List).await {
-                all.extend(list);
+        for reply in asked {
+            match reply.await {
+                Reply::List(part) => all.extend(part),
+                _ => unreachable!("a list is answered by a list"),
             }
         }
-        all.sort();
+        all.sort_unstable();
         all
     }
 
-    pub fn append(
-        &self,
-        appends: Vec<Append>,
-    ) -> impl Future<Output = Vec<Result<Appended, AppendError>>> + 'static {
-        self.split(
-            appends,
-            |a| a.partition,
-            Request::Append,
-            |r| match r {
-                Reply::Append(v) => v,
-                _ => unreachable!(),
-            },
-        )
-    }
-
-    pub async fn read(&self, requests: Vec<ReadRequest>) -> Vec<Result<ReadResult, ReadError>> {
-        self.split(
-            requests,
-            |r| r.partition,
-            Request::Read,
-            |r| match r {
-                Reply::Read(v) => v,
-                _ => unreachable!(),
-            },
-        )
-        .await
-    }
-
-    pub async fn wait_readable(
-        &self,
-        positions: Vec<(PartitionRef, Offset)>,
-        min_bytes: u32,
-        deadline: Instant,
-    ) {
-        // Good enough for a stand-in: the first core that has anything new answers.
-        let mut by_core: BTreeMap<usize, Vec<(PartitionRef, Offset)>> = BTreeMap::new();
-        for p in positions {
-            by_core
-                .entry(usize::from(p.0.shard) % self.0.cores)
-                .or_default()
-                .push(p);
-        }
-        let bytes = if by_core.len() > 1 {
-            1
+    /// Appends. Offsets are assigned in the order of calls on this core, at the call and not when the future is first
+    /// polled; dropping the future does not undo it. Resolves when every append of it has reached its `ack`: with
+    /// [`Ack::Committed`] an `Ok` means that its batches are durable (in a partition with [`Durability::Relaxed`]: in memory).
+    pub fn append(&self, appends: Vec<Append>) -> impl Future<Output = Vec<Result<Appended, AppendError>>> + 'static {
+        let is_local = appends.iter().all(|append| self.core_of(append.partition.shard) == self.0.core);
+        let (local, remote) = if is_local {
+            (Some(self.0.node.append(&appends)), None)
         } else {
-            u64::from(min_bytes)
+            let scattered = self.scatter(appends, |item| item.partition.shard, Request::Append, |reply| match reply {
+                Reply::Append(results) => results,
+                _ => unreachable!("an append is answered by an append"),
+            });
+            (None, Some(scattered))
         };
-        let mut calls: Vec<_> = by_core
-            .into_iter()
-            .map(|(core, positions)| {
-                self.at(
-                    core,
-                    Request::Wait {
-                        id: 0,
-                        positions,
-                        bytes,
-                        deadline,
-                    },
-                )
-            })
-            .collect();
-        if calls.is_empty() {
-            return sleep_until(deadline).await;
-        }
-        std::future::poll_fn(|cx| {
-            if calls
-                .iter_mut()
-                .any(|call| call.as_mut().poll(cx).is_ready())
-            {
-                std::task::Poll::Ready(())
-            } else {
-                std::task::Poll::Pending
+        async move {
+            match (local, remote) {
+                (Some(local), _) => local.await,
+                (None, Some(remote)) => remote.await,
+                (None, None) => unreachable!("one of both was made"),
             }
+        }
+    }
+
+    /// Reads whole batches. Bytes from disk are verified before they are handed out.
+    pub async fn read(&self, requests: Vec<ReadRequest>) -> Vec<Result<ReadResult, ReadError>> {
+        if requests.iter().all(|request| self.core_of(request.partition.shard) == self.0.core) {
+            return self.0.node.read(requests).await;
+        }
+        self.scatter(requests, |item| item.partition.shard, Request::Read, |reply| match reply {
+            Reply::Read(results) => results,
+            _ => unreachable!("a read is answered by a read"),
         })
         .await
+    }
+
+    /// Resolves as soon as at least `min_bytes` are readable in sum behind the given offsets, or something else happened to
+    /// one of them (deleted, offset out of range), or at the deadline.
+    pub async fn wait_readable(&self, positions: Vec<(PartitionRef, Offset)>, min_bytes: u32, deadline: Instant) {
+        let mut parts: Vec<(usize, Vec<(PartitionRef, Offset)>)> = Vec::new();
+        for position in positions {
+            let core = self.core_of(position.0.shard);
+            match parts.iter_mut().find(|part| part.0 == core) {
+                Some(part) => part.1.push(position),
+                None => parts.push((core, vec![position])),
+            }
+        }
+        let wanted = u64::from(min_bytes.max(1));
+        match parts.len() {
+            0 => trireme_runtime::sleep_until(deadline).await,
+            1 if parts[0].0 == self.0.core => {
+                let (_, positions) = parts.pop().expect("one");
+                self.0.node.wait(positions, wanted, deadline, None).await;
+            }
+            _ => self.wait_on_cores(parts, wanted, deadline).await,
+        }
+    }
+
+    /// Each core answers when its part has grown by its share of what is missing: then at least one of them does before
+    /// the sum is there.
+    async fn wait_on_cores(&self, parts: Vec<(usize, Vec<(PartitionRef, Offset)>)>, wanted: u64, deadline: Instant) {
+        let mut known = vec![0; parts.len()];
+        let mut asked: Vec<Option<Asked>> = parts.iter().map(|_| None).collect();
+        // At first only what is there: a question with an old deadline is answered at once.
+        for (index, (core, positions)) in parts.iter().enumerate() {
+            let mut asked = self.ask_wait(*core, positions, 0, Instant::ZERO);
+            let (bytes, changed) = asked.reply.as_mut().await;
+            asked.is_answered = true;
+            if changed {
+                return;
+            }
+            known[index] = bytes;
+        }
+        loop {
+            let sum: u64 = known.iter().sum();
+            if sum >= wanted || trireme_runtime::now() >= deadline {
+                return;
+            }
+            let share = ((wanted - sum) / parts.len() as u64).max(1);
+            for (index, (core, positions)) in parts.iter().enumerate() {
+                if asked[index].is_none() {
+                    asked[index] = Some(self.ask_wait(*core, positions, known[index] + share, deadline));
+                }
+            }
+            let (index, (bytes, changed)) = first_of(&mut asked).await;
+            asked[index] = None;
+            known[index] = bytes;
+            if changed {
+                return;
+            }
+        }
+    }
+
+    fn ask_wait(&self, core: usize, positions: &[(PartitionRef, Offset)], bytes: u64, deadline: Instant) -> Asked {
+        let id = self.0.next_wait.get();
+        self.0.next_wait.set(id + 1);
+        let request = Request::Wait { id, positions: positions.to_vec(), bytes, deadline };
+        let reply = self.ask(core, request);
+        let reply = Box::pin(async move {
+            match reply.await {
+                Reply::Wait { bytes, changed } => (bytes, changed),
+                _ => unreachable!("a wait is answered by a wait"),
+            }
+        });
+        Asked { engine: self.clone(), core, id, reply, is_answered: false }
     }
 
     pub async fn offsets(
         &self,
         queries: Vec<(PartitionRef, OffsetQuery, Isolation)>,
     ) -> Vec<Result<OffsetAnswer, ReadError>> {
-        self.split(
-            queries,
-            |q| q.0,
-            Request::Offsets,
-            |r| match r {
-                Reply::Offsets(v) => v,
-                _ => unreachable!(),
-            },
-        )
+        self.scatter(queries, |item| item.0.shard, Request::Offsets, |reply| match reply {
+            Reply::Offsets(results) => results,
+            _ => unreachable!("offsets are answered by offsets"),
+        })
         .await
     }
 
-    pub async fn delete_records(
-        &self,
-        partitions: Vec<(PartitionRef, Offset)>,
-    ) -> Vec<Result<Offset, ReadError>> {
-        self.split(
-            partitions,
-            |q| q.0,
-            Request::DeleteRecords,
-            |r| match r {
-                Reply::DeleteRecords(v) => v,
-                _ => unreachable!(),
-            },
-        )
+    /// Moves log starts forward (-1: to the high watermark). The new log start is durable when it returns; files go in the
+    /// background.
+    pub async fn delete_records(&self, partitions: Vec<(PartitionRef, Offset)>) -> Vec<Result<Offset, ReadError>> {
+        self.scatter(partitions, |item| item.0.shard, Request::DeleteRecords, |reply| match reply {
+            Reply::DeleteRecords(results) => results,
+            _ => unreachable!("log starts are answered by log starts"),
+        })
         .await
     }
 
-    pub async fn describe(
-        &self,
-        partitions: Vec<PartitionRef>,
-    ) -> Vec<Result<PartitionInfo, ReadError>> {
-        self.split(
-            partitions,
-            |q| *q,
-            Request::Describe,
-            |r| match r {
-                Reply::Describe(v) => v,
-                _ => unreachable!(),
-            },
-        )
+    pub async fn describe(&self, partitions: Vec<PartitionRef>) -> Vec<Result<PartitionInfo, ReadError>> {
+        self.scatter(partitions, |item| item.shard, Request::Describe, |reply| match reply {
+            Reply::Describe(results) => results,
+            _ => unreachable!("a description is answered by a description"),
+        })
         .await
     }
 
+    /// Numbers of this core's shards.
     pub fn stats(&self) -> ShardStats {
-        ShardStats::default()
+        self.0.node.stats()
     }
 
-    pub async fn shutdown(&self) {}
+    /// Refuses new appends and waits until those under way are durable; then everything goes to its segment, segments get
+    /// their exact length, and a checkpoint says that the end is clean. Only this core's shards: call it on every core.
+    pub async fn shutdown(&self) {
+        self.0.node.shutdown().await;
+    }
+}
+
+async fn mailed(answer: impl Future<Output = Reply>) -> ShardReply {
+    ShardReply(answer.await)
 }
 
 fn done(reply: Reply) -> Vec<Result<(), EngineError>> {
     match reply {
-        Reply::Done(v) => v,
-        _ => unreachable!(),
+        Reply::Done(results) => results,
+        _ => unreachable!("done is answered by done"),
     }
 }
 
-fn append(
-    parts: &mut BTreeMap<PartitionRef, Part>,
-    append: Append,
-) -> Result<Appended, AppendError> {
-    let part = parts
-        .get_mut(&append.partition)
-        .ok_or(AppendError::UnknownPartition)?;
-    if append.batches.len() > part.config.max_batch_bytes as usize {
-        return Err(AppendError::BatchTooLarge {
-            bytes: append.batches.len() as u64,
-            max: part.config.max_batch_bytes,
-        });
-    }
-    let mut bytes = BytesMut::from(&append.batches[..]);
-    let base_offset = part.end;
-    while !bytes.is_empty() {
-        let one = Batches::new(&bytes)
-            .next()
-            .expect("not empty")
-            .map_err(|_| AppendError::Invalid("batch"))?;
-        let len = one.bytes().len();
-        let mut one = bytes.split_to(len);
-        batch::assign(&mut one, part.end, 0);
-        let raw = batch::RawBatch::first(&one).map_err(|_| AppendError::Invalid("batch"))?;
-        let (base, last, max_timestamp) = (
-            part.end,
-            raw.header().last_offset(),
-            raw.header().max_timestamp(),
-        );
-        part.end = last + 1;
-        part.batches.push(Batch {
-            base,
-            last,
-            max_timestamp,
-            bytes: one.freeze(),
-        });
-    }
-    Ok(Appended {
-        base_offset,
-        last_offset: part.end - 1,
-        log_append_time_ms: -1,
-        log_start: part.start,
-        duplicate: false,
-    })
+/// A wait on another core; given up there when this is dropped.
+struct Asked {
+    engine: Engine,
+    core: usize,
+    id: u64,
+    reply: Pin<Box<dyn Future<Output = (u64, bool)>>>,
+    is_answered: bool,
 }
 
-fn read(
-    parts: &BTreeMap<PartitionRef, Part>,
-    request: ReadRequest,
-) -> Result<ReadResult, ReadError> {
-    let part = parts
-        .get(&request.partition)
-        .ok_or(ReadError::UnknownPartition)?;
-    if request.offset < part.start || request.offset > part.end {
-        return Err(ReadError::OffsetOutOfRange {
-            log_start: part.start,
-            high_watermark: part.end,
-        });
-    }
-    let mut result = ReadResult {
-        parts: Default::default(),
-        bytes: 0,
-        high_watermark: part.end,
-        last_stable_offset: part.end,
-        log_start: part.start,
-        next_offset: request.offset,
-    };
-    let first = part.batches.partition_point(|b| b.last < request.offset);
-    for batch in &part.batches[first..] {
-        let fits = result.bytes + batch.bytes.len() as u32 <= request.max_bytes;
-        if !fits && (result.bytes > 0 || !request.at_least_one) {
-            break;
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            drop(self.engine.ask(self.core, Request::Cancel { id: self.id }));
         }
-        result.bytes += batch.bytes.len() as u32;
-        result.parts.push(ReadPart::Memory(batch.bytes.clone()));
-        result.next_offset = batch.last + 1;
     }
-    Ok(result)
 }
 
-fn offsets(
-    parts: &BTreeMap<PartitionRef, Part>,
-    p: PartitionRef,
-    query: OffsetQuery,
-) -> Result<OffsetAnswer, ReadError> {
-    let part = parts.get(&p).ok_or(ReadError::UnknownPartition)?;
-    let none = OffsetAnswer {
-        offset: -1,
-        timestamp_ms: -1,
-        leader_epoch: -1,
-    };
-    Ok(match query {
-        OffsetQuery::Earliest => OffsetAnswer {
-            offset: part.start,
-            leader_epoch: 0,
-            ..none
-        },
-        OffsetQuery::Latest => OffsetAnswer {
-            offset: part.end,
-            leader_epoch: 0,
-            ..none
-        },
-        OffsetQuery::MaxTimestamp => {
-            part.batches
-                .iter()
-                .max_by_key(|b| b.max_timestamp)
-                .map_or(none, |b| OffsetAnswer {
-                    offset: b.last,
-                    timestamp_ms: b.max_timestamp,
-                    leader_epoch: 0,
-                })
+/// The first answer of those that are asked.
+async fn first_of(asked: &mut [Option<Asked>]) -> (usize, (u64, bool)) {
+    std::future::poll_fn(|context| {
+        for (index, asked) in asked.iter_mut().enumerate() {
+            if let Some(asked) = asked
+                && let std::task::Poll::Ready(answer) = asked.reply.as_mut().poll(context)
+            {
+                asked.is_answered = true;
+                return std::task::Poll::Ready((index, answer));
+            }
         }
-        OffsetQuery::ByTime(time) => part
-            .batches
-            .iter()
-            .find(|b| b.max_timestamp >= time)
-            .map_or(none, |b| OffsetAnswer {
-                offset: b.base,
-                timestamp_ms: b.max_timestamp,
-                leader_epoch: 0,
-            }),
-        OffsetQuery::EpochEnd(_) => OffsetAnswer {
-            offset: part.end,
-            timestamp_ms: -1,
-            leader_epoch: 0,
-        },
+        std::task::Poll::Pending
     })
+    .await
 }

@@ -1,0 +1,254 @@
+//! The flusher of a shard: brings tails to their segments in large writes, logs small rests again, checkpoints, and so gives
+//! log files back. Runs in the background share; clients go first.
+//!
+//! Invariants:
+//! - The oldest log file is emptied first: what stands in it is flushed, and what is too little for a flush is carried.
+//! - A file goes back to the spare ones only when both checkpoint slots begin behind it ([`CommitLog::release`]).
+//! - No space on the disk is no failure: it is noted, and tried again later.
+//!
+//! [`CommitLog::release`]: crate::commit_log::CommitLog::release
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use trireme_runtime::{sleep, timeout, unix_ms};
+
+use crate::commit_log::create_file;
+use crate::layout::SUM_BLOCK;
+use crate::layout::entry::{Entry, RecordType};
+use crate::partition::{Partition, Phase};
+use crate::shard::Shard;
+
+/// Before something that found no space is tried again.
+pub(crate) const RETRY: Duration = Duration::from_millis(200);
+/// Partitions with less than this to flush are carried instead: no file is made for a few KiB.
+const CARRY_BYTES_MAX: u64 = 2 * SUM_BLOCK as u64;
+/// Least spare log files kept ready.
+const SPARES: usize = 1;
+/// Direct runs leave little in the log; after so many bytes of them a checkpoint bounds what recovery must piece together.
+const DIRECT_BYTES_PER_CHECKPOINT: u64 = 512 << 20;
+
+/// Runs until the shard is closing. One per shard.
+pub(crate) async fn run(shard: Rc<Shard>) {
+    let mut direct_bytes = 0;
+    loop {
+        if shard.closing.get() {
+            return;
+        }
+        let sealing = shard.rolled.borrow_mut().pop_front();
+        if let Some(partition) = sealing {
+            if shard.flush_partition(&partition, false).await.is_err() {
+                shard.rolled.borrow_mut().push_back(partition);
+                pause(&shard).await;
+            }
+            continue;
+        }
+        let direct_now = shard.stats.borrow().direct_bytes;
+        if direct_now - direct_bytes > DIRECT_BYTES_PER_CHECKPOINT {
+            direct_bytes = direct_now;
+            shard.checkpoint().await;
+            continue;
+        }
+        if shard.must_free_log() {
+            if !shard.free_oldest_file().await {
+                pause(&shard).await;
+            }
+            continue;
+        }
+        if shard.tail_memory.get() > shard.tail_memory_max {
+            shard.evict();
+            if shard.tail_memory.get() > shard.tail_memory_max && shard.flush_largest().await {
+                continue;
+            }
+        }
+        shard.flush.notified().await;
+    }
+}
+
+/// Waits a little, less if the shard closes.
+async fn pause(shard: &Shard) {
+    let _ = timeout(RETRY, shard.flush.notified()).await;
+    if !shard.closing.get() {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Keeps a spare log file ready. One per shard.
+pub(crate) async fn keep_spare(shard: Rc<Shard>) {
+    loop {
+        shard.spare_wanted.notified().await;
+        while shard.log.borrow().spare.len() < SPARES && !shard.closing.get() {
+            let (index, size) = {
+                let mut log = shard.log.borrow_mut();
+                (log.take_index(), log.next_size(shard.wal_file_bytes))
+            };
+            match create_file(&shard.config.data_dir, shard.id, index, size).await {
+                Ok(file) => {
+                    shard.log.borrow_mut().spare.push_back(file);
+                    shard.room.notify_all();
+                }
+                Err(error) => {
+                    if error.kind() == std::io::ErrorKind::StorageFull {
+                        shard.set_full(true);
+                    } else {
+                        tracing::error!(shard = shard.id, %error, "cannot make a log file");
+                    }
+                    sleep(RETRY).await;
+                }
+            }
+        }
+        // Room is also what the flusher gives back.
+        shard.room.notify_all();
+    }
+}
+
+impl Shard {
+    /// Whether too much is unflushed, or too much of the log is in use.
+    fn must_free_log(&self) -> bool {
+        let log = self.log.borrow();
+        let oldest_full = log.used.len() > 1;
+        oldest_full && (self.unflushed.get() > self.flush_target() || log.live_bytes() > self.unflushed_max)
+            || self.unflushed.get() > self.unflushed_max * 3 / 4
+    }
+
+    /// Flushes and carries what stands in the oldest log file, then checkpoints. `false` if that is not possible now.
+    async fn free_oldest_file(self: &Rc<Self>) -> bool {
+        let (ordinal, partitions) = {
+            let log = self.log.borrow();
+            let oldest = log.used.front().expect("never empty");
+            (oldest.ordinal, oldest.partitions.clone())
+        };
+        for partition in &partitions {
+            let due = {
+                let inner = partition.state.borrow();
+                let concerned = inner.spans.first().is_some_and(|span| span.ordinal <= ordinal);
+                concerned && !partition.gone.get() && inner.unflushed() >= CARRY_BYTES_MAX
+            };
+            if due && self.flush_partition(partition, false).await.is_err() {
+                return false;
+            }
+            self.pace().await;
+        }
+        if self.log.borrow().used.len() == 1 {
+            // All in the file that is written to: nothing to free, but less to recover.
+            for partition in &partitions {
+                partition.state.borrow_mut().settle_spans();
+            }
+            return self.unflushed.get() <= self.unflushed_max * 3 / 4;
+        }
+        self.carry(&partitions, ordinal).await;
+        let freed = {
+            let mut log = self.log.borrow_mut();
+            if let Some(oldest) = log.used.front_mut().filter(|oldest| oldest.ordinal == ordinal) {
+                oldest.partitions.clear();
+            }
+            log.slots[0].max(log.slots[1]) <= ordinal
+        };
+        if freed {
+            self.checkpoint().await;
+        }
+        let behind = {
+            let log = self.log.borrow();
+            log.spare.is_empty() || log.slots[0].min(log.slots[1]) < ordinal
+        };
+        if behind {
+            self.checkpoint().await;
+        }
+        true
+    }
+
+    /// Logs again what the partitions have in log files up to `ordinal`.
+    async fn carry(self: &Rc<Self>, partitions: &[Rc<Partition>], ordinal: u64) {
+        let is_left = |partition: &Rc<Partition>| {
+            let inner = partition.state.borrow();
+            !partition.gone.get() && inner.spans.first().is_some_and(|span| span.ordinal <= ordinal)
+        };
+        loop {
+            let left: Vec<_> = partitions.iter().filter(|partition| is_left(partition)).cloned().collect();
+            if left.is_empty() {
+                return;
+            }
+            for partition in &left {
+                // What came meanwhile may have made it too much to carry.
+                if partition.state.borrow().unflushed() >= 4 * CARRY_BYTES_MAX
+                    && self.flush_partition(partition, false).await.is_err()
+                {
+                    sleep(RETRY).await;
+                }
+            }
+            {
+                let mut queue = self.queue.borrow_mut();
+                queue.carries.clear();
+                queue.carries.extend(left.iter().filter(|partition| is_left(partition)).cloned());
+            }
+            self.commit.notify_one();
+            if self.closing.get() {
+                return;
+            }
+            if left.iter().any(is_left) {
+                self.progress.notified().await;
+            }
+        }
+    }
+
+    /// Flushes the partition with the most to flush; whether there was one.
+    async fn flush_largest(self: &Rc<Self>) -> bool {
+        let largest = {
+            let partitions = self.partitions.borrow();
+            let with_size = partitions.values().map(|partition| (partition.state.borrow().unflushed(), partition));
+            let (size, partition) = match with_size.max_by_key(|(size, partition)| (*size, partition.id)) {
+                Some((size, partition)) => (size, partition.clone()),
+                None => return false,
+            };
+            if size < SUM_BLOCK as u64 {
+                return false;
+            }
+            partition
+        };
+        self.flush_partition(&largest, false).await.is_ok()
+    }
+
+    /// A carried run as the committer puts it into a group: everything unflushed of a segment that is in the log.
+    pub fn carried_runs(&self, partition: &Rc<Partition>) -> Vec<(Entry, crate::tail::Pieces)> {
+        let inner = partition.state.borrow();
+        if partition.gone.get() || inner.phase == Phase::Parked {
+            return Vec::new();
+        }
+        let unflushed = inner.segments.iter().filter(|segment| segment.flushed < segment.logged && !segment.head_on_disk);
+        unflushed
+            .map(|segment| {
+                let entry = Entry {
+                    segment_base: segment.base,
+                    position: segment.flushed,
+                    len: (segment.logged - segment.flushed) as u32,
+                    ..Entry::new(RecordType::Carried, partition.id)
+                };
+                (entry, inner.tail.pieces(segment.base, segment.flushed, segment.logged))
+            })
+            .collect()
+    }
+
+    /// Lets clients go first while commits are slow.
+    async fn pace(&self) {
+        let wait = self.pacer.borrow_mut().wait(self.unflushed.get(), self.unflushed_max);
+        match wait {
+            Some(wait) => sleep(wait).await,
+            None if trireme_runtime::should_yield() => trireme_runtime::yield_now().await,
+            None => {}
+        }
+    }
+
+    /// Looks at the free space of the disk: appends are refused below the reserve. One task per core.
+    pub async fn check_space(&self) {
+        let reserve = self.config.reserve_bytes + self.unflushed.get() + self.pending.get();
+        match trireme_runtime::fs::statvfs(&self.config.data_dir).await {
+            Ok(space) => self.set_full(space.free_bytes < reserve),
+            Err(error) => tracing::warn!(%error, "cannot ask for the free space"),
+        }
+    }
+
+    /// Milliseconds since 1970, for what a checkpoint notes.
+    pub fn wall_ms(&self) -> i64 {
+        unix_ms()
+    }
+}

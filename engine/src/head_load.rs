@@ -1,0 +1,158 @@
+//! After a clean shutdown the partial last block of a segment, and of its sidecars, lie in files only. Before the first
+//! append behind them can be logged they are loaded, and the block's image is put into the log, since from then on its copy
+//! in the file may be overwritten and torn.
+
+use std::rc::Rc;
+
+use trireme_runtime::spawn;
+use trireme_runtime::sync::oneshot;
+
+use crate::api::{AppendError, ReadError};
+use crate::ids::Offset;
+use crate::layout::SUM_BLOCK;
+use crate::layout::entry::{Entry, RecordType};
+use crate::layout::sidecar::SidecarEntry;
+use crate::partition::{Partition, PartitionInner, Phase};
+use crate::segment::{Segment, Sidecar};
+use crate::shard::Shard;
+
+impl Shard {
+    /// Parks the partition and loads the head of its last segment's tail.
+    pub fn load_head(self: &Rc<Self>, partition: &Rc<Partition>, inner: &mut PartitionInner, base: Offset) {
+        inner.phase = Phase::Parked;
+        let (shard, partition) = (self.clone(), partition.clone());
+        spawn(async move {
+            if let Err(error) = shard.try_load_head(&partition, base).await {
+                tracing::error!(partition = %partition.id, base, %error, "cannot be appended to");
+                shard.fail_pending(&partition);
+            }
+            let mut inner = partition.state.borrow_mut();
+            inner.phase = Phase::Idle;
+            shard.enqueue(&partition, &mut inner);
+        })
+        .detach();
+    }
+
+    async fn try_load_head(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> Result<(), ReadError> {
+        let view = self.view(partition, base).await?;
+        let (start, flushed) = {
+            let inner = partition.state.borrow();
+            let Some(segment) = inner.segment(base) else { return Ok(()) };
+            (segment.flushed - segment.flushed % SUM_BLOCK as u64, segment.flushed)
+        };
+        let block = match flushed > start {
+            true => self.read_head(partition, base, &view, start, flushed).await?,
+            false => Vec::new(),
+        };
+        self.open_sidecar(partition, base, |segment| &mut segment.sums).await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.index).await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.time_index).await?;
+        if !block.is_empty() {
+            let (done, durable) = oneshot();
+            let entry = Entry {
+                segment_base: base,
+                position: start,
+                len: block.len() as u32,
+                ..Entry::new(RecordType::BlockImage, partition.id)
+            };
+            self.submit(entry, block.clone(), Some(done));
+            let Ok(sequence) = durable.await else { return Ok(()) };
+            let mut inner = partition.state.borrow_mut();
+            let inner = &mut *inner;
+            if partition.gone.get() || inner.segment(base).is_none() {
+                return Ok(());
+            }
+            let chunk_max = self.chunk_max();
+            let taken = inner.tail.put_head(base, start, &block, chunk_max);
+            self.take_memory(taken);
+            let segment = inner.segment_mut(base).expect("seen");
+            segment.flushed = start;
+            segment.sums.pending.pop();
+            self.unflushed.set(self.unflushed.get() + block.len() as u64);
+            self.note_span(partition, inner, base, flushed, sequence);
+        }
+        let mut inner = partition.state.borrow_mut();
+        if let Some(segment) = inner.segment_mut(base) {
+            segment.head_on_disk = false;
+            segment.view = None;
+        }
+        Ok(())
+    }
+
+    /// Takes the sidecars' last blocks back into memory after a replayed block image: the block's own sum goes.
+    pub async fn reopen_sidecars(&self, partition: &Rc<Partition>, base: Offset) -> Result<(), ReadError> {
+        self.open_sidecar(partition, base, |segment| &mut segment.sums).await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.index).await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.time_index).await?;
+        if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
+            let blocks = segment.flushed / SUM_BLOCK as u64;
+            let in_file = u64::from(segment.sums.in_file);
+            segment.sums.pending.truncate(blocks.saturating_sub(in_file) as usize);
+        }
+        Ok(())
+    }
+
+    async fn read_head(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        base: Offset,
+        view: &Rc<crate::read_view::SegmentView>,
+        start: u64,
+        flushed: u64,
+    ) -> Result<Vec<u8>, ReadError> {
+        let bytes = self.read_verified(partition, base, view, start, flushed).await?;
+        Ok(bytes.to_vec())
+    }
+
+    /// Takes the entries of a sidecar's last block back into memory: it will be written again.
+    async fn open_sidecar<E: SidecarEntry>(
+        &self,
+        partition: &Rc<Partition>,
+        base: Offset,
+        pick: fn(&mut Segment) -> &mut Sidecar<E>,
+    ) -> Result<(), ReadError> {
+        let in_file = {
+            let mut inner = partition.state.borrow_mut();
+            let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+            pick(segment).in_file
+        };
+        if in_file == 0 {
+            return Ok(());
+        }
+        let per_block = E::PER_BLOCK as u32;
+        let block = (in_file - 1) / per_block;
+        let mut entries: Vec<E> = self.load_blocks(partition, base, block, 1).await?;
+        entries.truncate((in_file - block * per_block) as usize);
+        let mut inner = partition.state.borrow_mut();
+        if let Some(segment) = inner.segment_mut(base) {
+            let sidecar = pick(segment);
+            sidecar.in_file -= entries.len() as u32;
+            sidecar.pending.splice(0..0, entries);
+        }
+        Ok(())
+    }
+
+    /// What is pending can never be logged: refuse it, now and from now on.
+    fn fail_pending(&self, partition: &Partition) {
+        let mut inner = partition.state.borrow_mut();
+        inner.damaged = true;
+        self.pending.set(self.pending.get() - inner.pending_bytes);
+        inner.pending_bytes = 0;
+        inner.pending.clear();
+        inner.tickets.drain(..).for_each(|ticket| ticket.fail(AppendError::Damaged));
+        inner.next_offset = inner.durable;
+        let durable = inner.durable;
+        inner.producers.truncate_to(durable);
+        while inner.segments.last().is_some_and(|segment| segment.base >= durable && segment.length > 0 && segment.durable == 0) {
+            inner.segments.pop();
+        }
+        if let Some(segment) = inner.segments.last_mut() {
+            segment.length = segment.durable;
+            segment.end = durable;
+            segment.index.pending.retain(|entry| entry.offset < durable);
+            segment.time_index.pending.retain(|entry| entry.offset < durable);
+        }
+        let freed = inner.tail.clear();
+        self.give_memory(freed);
+    }
+}

@@ -1,0 +1,181 @@
+//! A partition in memory: its segments, its tail, who waits for it, and what is known of its producers and epochs.
+//!
+//! Invariants:
+//! - log start ≤ durable ≤ next offset. `durable` is the high watermark of a single node; what lies above it has offsets
+//!   but is shown to nobody.
+//! - Appends become durable in the order of their offsets: a partition is in at most one group or direct run at a time, and
+//!   whoever waits for an offset is answered when everything before it is durable.
+//! - Every byte that is not flushed lies in the tail and, once logged, in a log file that a span names.
+//! - An empty partition has no segment, no chunk, no file: some hundred bytes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use crate::ack::{Ticket, Wait};
+use crate::api::PartitionConfig;
+use crate::epochs::LeaderEpochs;
+use crate::ids::{Offset, PartitionId};
+use crate::producer::Producers;
+use crate::segment::Segment;
+use crate::tail::Tail;
+
+/// A run of batches of one append, from its assignment until it is in a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub segment: Offset,
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    pub bytes: u32,
+    pub batches: u32,
+    pub records: u32,
+}
+
+/// Unflushed bytes that stand in one file of the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Which use of a log file, counted over all files.
+    pub ordinal: u64,
+    /// The first group of that use which concerns the partition.
+    pub sequence: u64,
+    /// Where the last of its bytes end.
+    pub segment: Offset,
+    pub end: u64,
+}
+
+/// Whether the committer may take a partition's pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing pending, or in the group that is being written.
+    Idle,
+    /// In the committer's queue.
+    Queued,
+    /// A direct run is under way, or something must be loaded or prepared before more can be logged.
+    Parked,
+}
+
+pub(crate) struct Partition {
+    pub id: PartitionId,
+    pub state: RefCell<PartitionInner>,
+    /// Set once it is deleted: whoever still holds it must leave it alone.
+    pub gone: Cell<bool>,
+}
+
+pub(crate) struct PartitionInner {
+    pub config: Rc<PartitionConfig>,
+    pub created_epoch: u32,
+    pub log_start: Offset,
+    pub durable: Offset,
+    pub next_offset: Offset,
+    /// Ascending. The last one is appended to unless it is rolled.
+    pub segments: Vec<Segment>,
+    pub tail: Tail,
+    pub pending: VecDeque<Piece>,
+    pub pending_bytes: u64,
+    pub phase: Phase,
+    /// Answers due when an offset is durable, by offset.
+    pub tickets: VecDeque<Ticket>,
+    pub waits: SmallVec<[Rc<Wait>; 1]>,
+    pub spans: SmallVec<[Span; 2]>,
+    pub producers: Producers,
+    pub epochs: LeaderEpochs,
+    pub deleting: bool,
+    pub damaged: bool,
+    /// Its directory exists.
+    pub has_directory: bool,
+    /// Segments below the log start are being removed.
+    pub removing: bool,
+}
+
+impl Partition {
+    pub fn new(id: PartitionId, config: Rc<PartitionConfig>, created_epoch: u32, start: Offset) -> Self {
+        Self {
+            id,
+            gone: Cell::new(false),
+            state: RefCell::new(PartitionInner {
+                config,
+                created_epoch,
+                log_start: start,
+                durable: start,
+                next_offset: start,
+                segments: Vec::new(),
+                tail: Tail::default(),
+                pending: VecDeque::new(),
+                pending_bytes: 0,
+                phase: Phase::Idle,
+                tickets: VecDeque::new(),
+                waits: SmallVec::new(),
+                spans: SmallVec::new(),
+                producers: Producers::new(),
+                epochs: LeaderEpochs::new(),
+                deleting: false,
+                damaged: false,
+                has_directory: false,
+                removing: false,
+            }),
+        }
+    }
+}
+
+impl PartitionInner {
+    /// The segment that holds `offset` (or would, behind the end); `None` while there is none.
+    pub fn segment_at(&self, offset: Offset) -> Option<&Segment> {
+        let behind = self.segments.partition_point(|segment| segment.base <= offset);
+        self.segments.get(behind.checked_sub(1)?)
+    }
+
+    pub fn segment(&self, base: Offset) -> Option<&Segment> {
+        let index = self.segments.binary_search_by_key(&base, |segment| segment.base).ok()?;
+        Some(&self.segments[index])
+    }
+
+    pub fn segment_mut(&mut self, base: Offset) -> Option<&mut Segment> {
+        let index = self.segments.binary_search_by_key(&base, |segment| segment.base).ok()?;
+        Some(&mut self.segments[index])
+    }
+
+    /// Bytes that are kept.
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
+
+    /// Durable bytes that are not in their segments.
+    pub fn unflushed(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.durable - segment.flushed.min(segment.durable)).sum()
+    }
+
+    /// Bytes readable behind `offset`, at most as far as memory tells without a look into a file: approximate by an index
+    /// interval within, exact at, the ends of what is known.
+    pub fn readable_bytes(&self, offset: Offset) -> u64 {
+        if offset >= self.durable {
+            return 0;
+        }
+        let behind = self.segments.partition_point(|segment| segment.base <= offset);
+        let Some(first) = behind.checked_sub(1) else { return 0 };
+        let later: u64 = self.segments[first + 1..].iter().map(|segment| segment.durable).sum();
+        let segment = &self.segments[first];
+        let position = match self.tail.floor(offset) {
+            Some((base, position, _)) if base == segment.base => position,
+            // Not in memory, so it is old and there is plenty behind it.
+            _ => segment.flushed.min(segment.durable) / 2,
+        };
+        later + segment.durable.saturating_sub(position)
+    }
+
+    /// Drops the spans whose bytes are all flushed.
+    pub fn settle_spans(&mut self) {
+        let segments = &self.segments;
+        self.spans.retain(|span| {
+            let behind = segments.partition_point(|segment| segment.base < span.segment);
+            // A segment that is gone needs nothing; one that is there must hold the span's end, and so must all before it.
+            match segments.get(behind) {
+                Some(segment) if segment.base == span.segment => {
+                    segment.flushed < span.end || segments[..behind].iter().any(|earlier| earlier.flushed < earlier.length)
+                }
+                _ => segments[..behind].iter().any(|earlier| earlier.flushed < earlier.length),
+            }
+        });
+    }
+}

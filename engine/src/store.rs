@@ -1,0 +1,380 @@
+//! A segment's files: making room for them, writing what is flushed, their sidecars, and sealing.
+//!
+//! Invariants:
+//! - One writer per segment at a time (`busy`), one who creates or allocates (`placing`).
+//! - A flushed whole block is written once and never again. A partial last block is written only when the segment is
+//!   sealed or the shard shuts down; before it is appended to in place its image is in the log.
+//! - New names are durable (their directories synced) before a checkpoint counts on them.
+
+use std::io;
+use std::rc::Rc;
+
+use trireme_runtime::fs::{self, File, OpenOptions};
+use trireme_runtime::{AlignedBuf, Shared, abort};
+
+use crate::direct::sum_blocks;
+use crate::files::{Mode, open_direct};
+use crate::ids::Offset;
+use crate::layout::paths::{DataPath, SegmentFile};
+use crate::layout::sidecar::{IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, encode_blocks, file_len};
+use crate::layout::{BLOCK, SUM_BLOCK};
+use crate::partition::{Partition, PartitionInner};
+use crate::replay::Hole;
+use crate::segment::{Segment, Sidecar};
+use crate::shard::{Evictable, Shard};
+
+/// Segments grow by at least and at most this much at a time, doubling in between.
+const GROW_BYTES_MIN: u64 = 64 * 1024;
+const GROW_BYTES_MAX: u64 = 64 << 20;
+/// Longest write of the flusher.
+pub(crate) const FLUSH_BYTES_MAX: u64 = 4 << 20;
+
+impl Shard {
+    /// The segment's file, open for direct writes and with space up to `end`. Creates and allocates what is missing.
+    /// `StorageFull` if the disk has no room for it.
+    pub async fn place(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, end: u64) -> io::Result<File> {
+        let (has_directory, allocated, target) = loop {
+            let placing = {
+                let mut inner = partition.state.borrow_mut();
+                let (has_directory, segment_bytes) = (inner.has_directory, inner.config.segment_bytes);
+                let gone = || io::Error::new(io::ErrorKind::NotFound, "the segment is deleted");
+                let segment = inner.segment_mut(base).ok_or_else(gone)?;
+                let open = self.files.get(partition.id, base, Mode::Write);
+                if let Some(open) = open
+                    && segment.allocated >= end
+                {
+                    return Ok(open);
+                }
+                let placing = segment.placing;
+                if !placing {
+                    segment.placing = true;
+                    break (has_directory, segment.allocated, grown(segment, end, segment_bytes));
+                }
+                placing
+            };
+            if placing {
+                self.progress.notified().await;
+            }
+        };
+        let placed = self.place_now(partition, base, has_directory, allocated, target).await;
+        let mut inner = partition.state.borrow_mut();
+        inner.has_directory |= placed.is_ok();
+        if let Some(segment) = inner.segment_mut(base) {
+            segment.placing = false;
+            if placed.is_ok() {
+                segment.allocated = segment.allocated.max(target);
+            }
+        }
+        drop(inner);
+        self.progress.notify_all();
+        if let Err(error) = &placed
+            && error.kind() == io::ErrorKind::StorageFull
+        {
+            self.set_full(true);
+        }
+        placed
+    }
+
+    async fn place_now(
+        &self,
+        partition: &Partition,
+        base: Offset,
+        has_directory: bool,
+        allocated: u64,
+        target: u64,
+    ) -> io::Result<File> {
+        let directory = self.path(DataPath::Partition(partition.id));
+        if !has_directory {
+            fs::create_dir_all(&directory).await?;
+            self.unsynced.borrow_mut().insert(self.path(DataPath::PartitionsRoot));
+        }
+        let log = DataPath::Segment { partition: partition.id, base_offset: base, file: SegmentFile::Log };
+        let options = if allocated == 0 { OpenOptions::CREATE } else { OpenOptions::READ_WRITE };
+        let file = open_direct(&self.path(log), options).await?;
+        if allocated == 0 {
+            self.unsynced.borrow_mut().insert(directory);
+        }
+        if target > allocated {
+            file.allocate(0, target).await?;
+        }
+        self.files.put(partition.id, base, Mode::Write, file.clone());
+        Ok(file)
+    }
+
+    /// Places the segment for a batch that goes direct because it must, and flushes until it may. Waits as long as it takes.
+    pub async fn make_ready(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, end: u64) {
+        loop {
+            if partition.gone.get() {
+                return;
+            }
+            let busy = partition.state.borrow().segment(base).is_none_or(|segment| segment.busy);
+            if busy {
+                self.progress.notified().await;
+                continue;
+            }
+            if self.place(partition, base, end).await.is_ok() && self.flush_partition(partition, false).await.is_ok() {
+                let inner = partition.state.borrow();
+                if inner.segment(base).is_none_or(|segment| !segment.busy) {
+                    return;
+                }
+            } else {
+                trireme_runtime::sleep(crate::flush::RETRY).await;
+            }
+        }
+    }
+
+    /// Writes everything of the partition that may be flushed to its files (with `all`, also the partial last block), and
+    /// seals the segments that are full. Durable when it returns, except for names.
+    pub async fn flush_partition(self: &Rc<Self>, partition: &Rc<Partition>, all: bool) -> io::Result<()> {
+        loop {
+            if partition.gone.get() {
+                return Ok(());
+            }
+            let step = next_step(&mut partition.state.borrow_mut(), all);
+            match step {
+                Step::Nothing => break,
+                Step::Wait => self.progress.notified().await,
+                Step::Write { base, from, to } => {
+                    let written = self.flush_blocks(partition, base, from, to).await;
+                    self.end_step(partition, base);
+                    written?;
+                }
+                Step::Seal { base } => {
+                    let sealed = self.seal(partition, base).await;
+                    self.end_step(partition, base);
+                    sealed?;
+                }
+            }
+        }
+        let mut inner = partition.state.borrow_mut();
+        inner.settle_spans();
+        Ok(())
+    }
+
+    fn end_step(&self, partition: &Partition, base: Offset) {
+        if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
+            segment.busy = false;
+        }
+        self.progress.notify_all();
+        self.commit.notify_one();
+    }
+
+    /// Writes the bytes `from..to`, which the tail holds; `to` is a block's end, or the end of the segment.
+    async fn flush_blocks(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, from: u64, to: u64) -> io::Result<()> {
+        let file = self.place(partition, base, to.next_multiple_of(BLOCK as u64)).await?;
+        let (pieces, whole) = {
+            let inner = partition.state.borrow();
+            let whole = to - to % BLOCK as u64;
+            (inner.tail.pieces(base, from, to), whole)
+        };
+        let sums = sum_blocks(partition.id, base, from, &pieces);
+        let writes = padded(pieces.into_vec(), (whole - from.min(whole)) as usize);
+        let (result, _) = file.write_durable_vectored_at(writes, from).await;
+        if let Err(error) = result {
+            if error.kind() == io::ErrorKind::StorageFull {
+                self.set_full(true);
+                return Err(error);
+            }
+            abort(&format!("segment {base} of {} at {from}: {error}", partition.id));
+        }
+        let mut inner = partition.state.borrow_mut();
+        let inner = &mut *inner;
+        let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+        debug_assert_eq!(segment.flushed, from);
+        segment.flushed = to;
+        segment.sums.pending.extend(sums);
+        self.unflushed.set(self.unflushed.get().saturating_sub(to - from));
+        self.note_flushed(partition, inner, base, from, to);
+        let mut stats = self.stats.borrow_mut();
+        stats.flushes += 1;
+        stats.flushed_bytes += to - from;
+        Ok(())
+    }
+
+    /// After a recovery: brings the bytes before the blocks of a direct run to the file, so that what is flushed is one piece.
+    pub async fn close_hole(self: &Rc<Self>, partition: &Rc<Partition>, hole: &Hole) -> io::Result<()> {
+        let end = hole.from + (hole.sums.len() * SUM_BLOCK) as u64;
+        loop {
+            let (flushed, is_dead) = {
+                let inner = partition.state.borrow();
+                let Some(segment) = inner.segment(hole.segment) else { return Ok(()) };
+                (segment.flushed, segment.end <= inner.log_start)
+            };
+            if is_dead || flushed >= hole.from {
+                break;
+            }
+            self.flush_blocks(partition, hole.segment, flushed, hole.from.min(flushed + FLUSH_BYTES_MAX)).await?;
+        }
+        if let Some(segment) = partition.state.borrow_mut().segment_mut(hole.segment)
+            && segment.flushed == hole.from
+        {
+            segment.flushed = end;
+            segment.sums.pending.extend(&hole.sums);
+        }
+        Ok(())
+    }
+
+    /// Notes that `from..to` is flushed: chunks that end there may be evicted.
+    pub fn note_flushed(&self, partition: &Rc<Partition>, inner: &mut PartitionInner, base: Offset, from: u64, to: u64) {
+        let is_end = inner.segment(base).is_some_and(|segment| segment.rolled && segment.length == to);
+        let mut evictable = self.evictable.borrow_mut();
+        for start in inner.tail.ending_in(base, from, to, is_end) {
+            evictable.push_back(Evictable { partition: Rc::downgrade(partition), segment: base, start });
+        }
+    }
+
+    /// Gives a full, flushed segment its exact length and complete sidecars.
+    async fn seal(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> io::Result<()> {
+        self.finish_files(partition, base).await?;
+        if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
+            segment.sealed = true;
+        }
+        self.files.forget(partition.id, base);
+        Ok(())
+    }
+
+    /// Exact length for the `.log` file, all entries for the sidecars. Durable when it returns.
+    pub async fn finish_files(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> io::Result<()> {
+        let length = partition.state.borrow().segment(base).map_or(0, |segment| segment.length);
+        let file = self.place(partition, base, 0).await?;
+        file.truncate(length).await?;
+        file.sync_all().await?;
+        if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
+            segment.allocated = length;
+        }
+        self.write_sidecars(partition, base, true).await
+    }
+
+    /// Writes the entries that fill blocks of the sidecar files; with `all` the others too. Durable when it returns.
+    pub async fn write_sidecars(&self, partition: &Partition, base: Offset, all: bool) -> io::Result<()> {
+        self.write_sidecar::<SumEntry>(partition, base, all, |segment| &mut segment.sums).await?;
+        self.write_sidecar::<IndexEntry>(partition, base, all, |segment| &mut segment.index).await?;
+        self.write_sidecar::<TimeIndexEntry>(partition, base, all, |segment| &mut segment.time_index).await
+    }
+
+    async fn write_sidecar<E: SidecarEntry + 'static>(
+        &self,
+        partition: &Partition,
+        base: Offset,
+        all: bool,
+        pick: fn(&mut Segment) -> &mut Sidecar<E>,
+    ) -> io::Result<()> {
+        let (count, first, bytes, is_new) = {
+            let mut inner = partition.state.borrow_mut();
+            let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+            let sidecar = pick(segment);
+            let count = if all { sidecar.pending.len() } else { sidecar.full_blocks() };
+            if count == 0 && !all {
+                return Ok(());
+            }
+            let first = sidecar.in_file as usize / E::PER_BLOCK;
+            debug_assert!(count == 0 || (sidecar.in_file as usize).is_multiple_of(E::PER_BLOCK));
+            let mut bytes = Vec::new();
+            encode_blocks(partition.id, base, first as u32, &sidecar.pending[..count], &mut bytes);
+            (count, first, bytes, first == 0)
+        };
+        let path = self.path(DataPath::Segment { partition: partition.id, base_offset: base, file: E::FILE });
+        let file = open_direct(&path, OpenOptions::CREATE).await?;
+        if !bytes.is_empty() {
+            let mut buf = AlignedBuf::with_capacity(bytes.len());
+            buf.extend_from_slice(&bytes);
+            let (result, _) = file.write_durable_at(buf, (first * BLOCK) as u64).await;
+            if let Err(error) = result {
+                if error.kind() == io::ErrorKind::StorageFull {
+                    self.set_full(true);
+                    return Err(error);
+                }
+                abort(&format!("{}: {error}", path.display()));
+            }
+        }
+        if is_new {
+            self.unsynced.borrow_mut().insert(self.path(DataPath::Partition(partition.id)));
+        }
+        let entries = {
+            let mut inner = partition.state.borrow_mut();
+            let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+            let sidecar = pick(segment);
+            sidecar.in_file += count as u32;
+            sidecar.pending.drain(..count);
+            let entries = sidecar.in_file as usize;
+            segment.view = None;
+            entries
+        };
+        if all {
+            // What a crash left behind the end goes.
+            let length = file_len::<E>(entries);
+            if file.size().await? != length {
+                file.truncate(length).await?;
+            }
+            file.sync_all().await?;
+        }
+        Ok(())
+    }
+
+    pub fn set_full(&self, full: bool) {
+        if full && !self.full.get() {
+            tracing::warn!(shard = self.id, "no space left on the disk: appends are refused until there is some");
+        }
+        self.full.set(full);
+    }
+}
+
+/// How much space the segment shall have to hold `end`.
+fn grown(segment: &Segment, end: u64, segment_bytes: u64) -> u64 {
+    let step = segment.allocated.clamp(GROW_BYTES_MIN, GROW_BYTES_MAX);
+    let most = segment_bytes.max(end).next_multiple_of(SUM_BLOCK as u64);
+    if end <= segment.allocated {
+        return segment.allocated;
+    }
+    end.max(segment.allocated + step).next_multiple_of(SUM_BLOCK as u64).min(most)
+}
+
+enum Step {
+    Nothing,
+    Wait,
+    Write { base: Offset, from: u64, to: u64 },
+    Seal { base: Offset },
+}
+
+/// What to do next for a partition; the segment is then marked busy.
+fn next_step(inner: &mut PartitionInner, all: bool) -> Step {
+    let log_start = inner.log_start;
+    for segment in inner.segments.iter_mut().filter(|segment| !segment.sealed && segment.end > log_start) {
+        let end = if all { segment.durable } else { segment.flushable_end() };
+        let is_full = segment.rolled && segment.durable == segment.length;
+        let is_due = segment.flushed < end || (is_full && segment.flushed == segment.length);
+        if !is_due || segment.head_on_disk {
+            continue;
+        }
+        if segment.busy {
+            return Step::Wait;
+        }
+        segment.busy = true;
+        let (base, from) = (segment.base, segment.flushed);
+        if from == end {
+            return Step::Seal { base };
+        }
+        return Step::Write { base, from, to: end.min(from + FLUSH_BYTES_MAX) };
+    }
+    Step::Nothing
+}
+
+/// The pieces cut to whole blocks, and what is left in a block of its own, padded with zeros.
+fn padded(pieces: Vec<Shared>, whole: usize) -> Vec<Shared> {
+    let mut writes = Vec::with_capacity(pieces.len() + 1);
+    let mut rest = AlignedBuf::with_capacity(BLOCK);
+    let mut at = 0;
+    for piece in pieces {
+        let cut = whole.saturating_sub(at).min(piece.len());
+        at += piece.len();
+        if cut > 0 {
+            writes.push(piece.slice(0..cut));
+        }
+        rest.extend_from_slice(&piece[cut..]);
+    }
+    if !rest.is_empty() {
+        rest.set_len(BLOCK);
+        writes.push(rest.freeze());
+    }
+    writes
+}
