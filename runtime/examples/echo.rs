@@ -1,6 +1,7 @@
 //! What one message through the runtime costs: an echo server on one core, its CPU time per message.
 //!
 //! `cargo run --release -p trireme-runtime --example echo -- serve 127.0.0.1:23000` runs the server alone (for strace);
+//! `… -- clients 127.0.0.1:23000 [connections] [bytes] [seconds]` are clients for it or any other echo server;
 //! `… -- bench [connections] [bytes] [seconds]` runs it with clients on another core and prints its CPU per message.
 
 use std::net::SocketAddr;
@@ -16,7 +17,11 @@ async fn echo(stream: TcpStream) {
             Ok(received) if !received.is_empty() => {
                 let bytes = Bytes::copy_from_slice(&received);
                 drop(received);
-                if stream.send_all(net::SendBufs::from_iter([bytes])).await.is_err() {
+                if stream
+                    .send_all(net::SendBufs::from_iter([bytes]))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -39,12 +44,29 @@ async fn client(addr: SocketAddr, len: usize, until: Instant) -> u64 {
     let message = Bytes::from(vec![7; len]);
     let mut messages = 0;
     while now() < until {
-        stream.send_all(vec![message.clone()]).await.expect("sent");
+        if stream.send_all(vec![message.clone()]).await.is_err() {
+            return messages;
+        }
         let mut left = len;
         while left > 0 {
-            left -= stream.recv().await.expect("echoed").len();
+            left -= match stream.recv().await {
+                Ok(received) if !received.is_empty() => received.len(),
+                _ => return messages,
+            };
         }
         messages += 1;
+    }
+    messages
+}
+
+async fn clients(addr: SocketAddr, connections: usize, len: usize, time: Duration) -> u64 {
+    let until = now() + time;
+    let clients: Vec<_> = (0..connections)
+        .map(|_| spawn(client(addr, len, until)))
+        .collect();
+    let mut messages = 0;
+    for client in clients {
+        messages += client.await;
     }
     messages
 }
@@ -59,11 +81,33 @@ fn thread_cpu() -> Duration {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let number = |at: usize, default: usize| args.get(at).map_or(default, |text| text.parse().expect("a number"));
+    let number = |at: usize, default: usize| {
+        args.get(at)
+            .map_or(default, |text| text.parse().expect("a number"))
+    };
     match args.first().map(String::as_str) {
         Some("serve") => {
-            let addr = args.get(1).map_or("127.0.0.1:23000", String::as_str).parse().expect("an address");
+            let addr = args
+                .get(1)
+                .map_or("127.0.0.1:23000", String::as_str)
+                .parse()
+                .expect("an address");
             run_node(NodeConfig::with_cores(1), move |_| serve(addr)).expect("a ring");
+        }
+        Some("clients") => {
+            let addr = args
+                .get(1)
+                .map_or("127.0.0.1:23000", String::as_str)
+                .parse()
+                .expect("an address");
+            let (connections, len, seconds) = (number(2, 50), number(3, 128), number(4, 3));
+            let messages = block_on(clients(
+                addr,
+                connections,
+                len,
+                Duration::from_secs(seconds as u64),
+            ));
+            println!("{messages} messages");
         }
         _ => {
             let (connections, len, seconds) = (number(1, 50), number(2, 128), number(3, 3));
@@ -91,12 +135,8 @@ fn main() {
                         );
                     } else {
                         port.recv().await;
-                        let until = now() + Duration::from_millis(300) + Duration::from_secs(seconds as u64);
-                        let clients: Vec<_> = (0..connections).map(|_| spawn(client(addr, len, until))).collect();
-                        let mut messages = 0;
-                        for client in clients {
-                            messages += client.await;
-                        }
+                        let time = Duration::from_millis(300) + Duration::from_secs(seconds as u64);
+                        let messages = clients(addr, connections, len, time).await;
                         port.send(0, messages).expect("room");
                     }
                 }

@@ -43,6 +43,7 @@ impl UringListener {
         };
         let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        setsockopt(&socket, sockopt::TcpNoDelay, &true)?; // its connections inherit it
         if options.reuse_port {
             setsockopt(&socket, sockopt::ReusePort, &true)?;
         }
@@ -96,7 +97,7 @@ impl UringListener {
                 driver.cancel(key);
             }
             match completion.value() {
-                Ok(fd) => return Poll::Ready(Ok(UringStream::accepted(fd as i32, driver.clone()))),
+                Ok(fd) => return Poll::Ready(Ok(UringStream::new(fd as i32, driver.clone()))),
                 Err(error) => match error.raw_os_error() {
                     // Our own pause, or a peer that was gone before it was accepted.
                     Some(libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EAGAIN) => {

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use io_uring::{cqueue, opcode};
+use io_uring::{cqueue, opcode, squeue};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, getpeername, getsockname, setsockopt,
     shutdown, socket, sockopt,
@@ -33,6 +33,8 @@ const SENDFILE_STEPS_PER_TURN: u32 = 2;
 pub(crate) struct UringStream {
     fd: Rc<Fd>,
     recv: RefCell<RecvSide>,
+    /// The last receive took all that was there, so the next one has to wait first.
+    drained: Cell<bool>,
     send_turn: Semaphore,
     /// A send or sendfile was dropped half way: what the peer would see next is not what it should.
     send_broken: Cell<bool>,
@@ -102,15 +104,15 @@ impl Drop for UringRecvBuf {
 }
 
 impl UringStream {
-    pub(super) fn accepted(raw: RawFd, driver: Rc<Driver>) -> UringStream {
-        let stream = UringStream {
+    /// A connection that has TCP_NODELAY and O_NONBLOCK set.
+    pub(super) fn new(raw: RawFd, driver: Rc<Driver>) -> UringStream {
+        UringStream {
             fd: Fd::new(raw, driver, false),
             recv: RefCell::default(),
+            drained: Cell::new(false),
             send_turn: Semaphore::new(1),
             send_broken: Cell::new(false),
-        };
-        let _ = stream.set_nodelay(true); // fails only on a connection that is already reset
-        stream
+        }
     }
 
     pub(crate) async fn connect(driver: &Rc<Driver>, addr: SocketAddr) -> io::Result<UringStream> {
@@ -120,7 +122,8 @@ impl UringStream {
             AddressFamily::Inet6
         };
         let raw = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?.into_raw_fd();
-        let stream = UringStream::accepted(raw, driver.clone());
+        let stream = UringStream::new(raw, driver.clone());
+        stream.set_nodelay(true)?;
         let storage = vec![SockaddrStorage::from(addr)];
         let len = nix::sys::socket::SockaddrLike::len(&storage[0]);
         let entry = opcode::Connect::new(stream.fd.target(), storage.as_ptr().cast(), len).build();
@@ -204,6 +207,7 @@ impl UringStream {
                 }
             };
             side.pending = None;
+            self.drained.set(!cqueue::sock_nonempty(completion.flags));
             match completion.result {
                 1.. => {
                     driver.counters.net_bytes_in.add(completion.result as u64);
@@ -233,7 +237,12 @@ impl UringStream {
         let entry = opcode::Recv::new(self.fd.target(), std::ptr::null_mut(), 0)
             .buf_group(super::bufring::GROUP)
             .build()
-            .flags(io_uring::squeue::Flags::BUFFER_SELECT);
+            .flags(squeue::Flags::BUFFER_SELECT);
+        let entry = if self.drained.get() {
+            poll_first(entry)
+        } else {
+            entry
+        };
         let op = self
             .fd
             .driver
@@ -491,6 +500,24 @@ impl UringStream {
         sending.done();
         Ok(())
     }
+}
+
+/// Has the kernel wait for data before it tries to receive: without it, an attempt (and a buffer) is spent first. The crate
+/// has no setter for this flag.
+fn poll_first(mut entry: squeue::Entry) -> squeue::Entry {
+    const RECVSEND_POLL_FIRST: u16 = 1;
+    const IOPRIO_OFFSET: usize = 2;
+    const { assert!(size_of::<squeue::Entry>() == 64) };
+    // SAFETY: an Entry is the kernel's 64-byte io_uring_sqe, plain integers, whose `ioprio` is the u16 at offset 2 (that is
+    // the ABI); the address is inside the entry and suitably aligned, as the struct's alignment is 8.
+    unsafe {
+        let ioprio = (&raw mut entry)
+            .cast::<u8>()
+            .add(IOPRIO_OFFSET)
+            .cast::<u16>();
+        *ioprio |= RECVSEND_POLL_FIRST;
+    }
+    entry
 }
 
 /// Marks the receiving side as broken if a direct receive is dropped half way.
