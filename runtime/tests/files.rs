@@ -13,7 +13,7 @@ fn dir() -> tempfile::TempDir {
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len)
-        .map(|n| ((n + seed) * 2_654_435_761_usize >> 13) as u8)
+        .map(|n| (((n + seed) * 2_654_435_761_usize) >> 13) as u8)
         .collect()
 }
 
@@ -78,7 +78,7 @@ fn direct_and_durable() {
             .await
             .unwrap();
         let alignment = file.dio_alignment().await.unwrap().unwrap_or(512) as usize;
-        assert!(alignment <= ALIGN && ALIGN % alignment == 0);
+        assert!(alignment <= ALIGN && ALIGN.is_multiple_of(alignment));
         file.allocate(0, 1 << 20).await.unwrap();
         assert_eq!(file.size().await.unwrap(), 1 << 20);
         let mut chunk = Chunk::with_capacity(64 << 10);

@@ -29,7 +29,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 /// Bytes that tell their position.
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len)
-        .map(|n| ((n + seed) * 2_654_435_761_usize >> 13) as u8)
+        .map(|n| (((n + seed) * 2_654_435_761_usize) >> 13) as u8)
         .collect()
 }
 

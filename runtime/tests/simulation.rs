@@ -81,7 +81,7 @@ fn busy_run(seed: u64) -> (u64, Vec<u64>) {
         }
     });
     sim.run_for(Duration::from_millis(10));
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         sim.crash(server);
     }
     sim.run_until_finished(client);

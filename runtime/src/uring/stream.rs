@@ -180,7 +180,7 @@ impl UringStream {
             let (completion, received) = match pending {
                 PendingRecv::Select(op) => {
                     let (completion, _fd) = ready!(Pin::new(op).poll(cx));
-                    (completion, self.from_ring(completion))
+                    (completion, self.take_ring_buffer(completion))
                 }
                 PendingRecv::Poll(op) => {
                     let (completion, _fd) = ready!(Pin::new(op).poll(cx));
@@ -274,7 +274,7 @@ impl UringStream {
     }
 
     /// The ring buffer of a completion, if it used one.
-    fn from_ring(&self, completion: Completion) -> Option<UringRecvBuf> {
+    fn take_ring_buffer(&self, completion: Completion) -> Option<UringRecvBuf> {
         let id = cqueue::buffer_select(completion.flags)?;
         let driver = &self.fd.driver;
         driver.bufs().expect("selected from it").taken();
