@@ -2,12 +2,10 @@
 import os
 import pathlib
 import re
-import signal
-import socket
 import time
 import urllib.request
 
-from .core import CACHE, TARGET, TESTS, Child, Failure, expect, free_port, run, tail, wait_until
+from .core import TARGET, TESTS, Child, Failure, expect, free_port, run, wait_until
 from .wire import Connection
 
 KAFKA_TOOL = TESTS / "peers" / "kafka"

@@ -105,7 +105,7 @@ def check(data, directory):
     for topic in TOPICS:
         for partition in range(PARTITIONS):
             name = f"{topic}-{partition}"
-            stored, first, last_seq = {}, None, -1
+            stored, last_seq = {}, -1
             expected = 0
             for offset, seq, crc, length in entries(directory / "final" / f"{name}.read", SEEN):
                 if offset != expected:

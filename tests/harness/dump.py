@@ -18,7 +18,7 @@ def dump(files, deep=True):
     for at in range(0, len(files), 200):
         command = [KAFKA_TOOL, "run", "dump-log", *(["--deep-iteration"] if deep else []), "--files", ",".join(files[at:at + 200])]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace")
-        current, other = None, []
+        current, batch, other = None, None, []
         for line in process.stdout:
             if line.startswith("| offset: "):
                 batch["records"] += 1
