@@ -95,9 +95,10 @@ class Trireme(Broker):
         super().__init__(directory, logs)
         self.binary = pathlib.Path(binary or os.environ.get("TRIREME_BIN", TARGET / "release" / "trireme"))
         self.admin, self.arguments, self.env = free_port(), list(arguments), dict(env or {})
+        self.listen = self.bootstrap
 
     def command(self):
-        return [self.binary, "serve", "--data-dir", self.directory, "--kafka", self.bootstrap,
+        return [self.binary, "serve", "--data-dir", self.directory, "--kafka", self.listen,
                 "--admin", f"127.0.0.1:{self.admin}", *self.arguments]
 
     def environment(self):

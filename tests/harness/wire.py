@@ -194,6 +194,13 @@ class Connection:
         answer.array(topic)
         return found
 
+    def brokers(self):
+        """{node id: (host, port)} as the broker advertises itself."""
+        answer = self.call(METADATA, 4, array([]) + b"\0")
+        answer.int32()
+        return {node: (host, port) for node, host, port, _ in answer.array(
+            lambda: (answer.int32(), answer.string(), answer.int32(), answer.string()))}
+
     def list_offsets(self, topic, partitions, timestamp=LATEST):
         """{partition: offset} for the partitions that answer without an error."""
         body = int32(-1) + array([string(topic) + array([int32(p) + int64(timestamp) for p in partitions])])

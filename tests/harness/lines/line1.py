@@ -2,10 +2,11 @@
 import os
 import pathlib
 import re
+import socket
 import statistics
 
 from ..broker import answers
-from ..core import ROOT, TARGET, Child, Skipped, expect, find, run, say, scratch, wait_until
+from ..core import ROOT, TARGET, Child, Skipped, expect, find, need, need_root, run, say, scratch, wait_until
 
 START_MS_MAX = 200
 TRIES = 7
@@ -59,6 +60,42 @@ def run_line(context):
                 judge(times)
         finally:
             broker.close()
+    if context.against == "trireme":
+        with report.check("line 1: reached through a second interface, on 0.0.0.0"):
+            second_interface(context)
+
+
+def second_interface(context):
+    """A client in a network namespace: what a broker on all interfaces advertises, and that it is reached there."""
+    need_root()
+    need("ip", "kcat")
+    name = f"trireme{os.getpid()}"
+    here, there = "198.18.77.1", "198.18.77.2"
+    with scratch("line1-interface") as directory:
+        broker = context.broker(directory / "data")
+        broker.listen = f"0.0.0.0:{broker.port}"
+        try:
+            for command in (f"ip netns add {name}", f"ip link add {name[:13]}a type veth peer name {name[:13]}b netns {name}",
+                            f"ip addr add {here}/30 dev {name[:13]}a", f"ip link set {name[:13]}a up",
+                            f"ip -n {name} addr add {there}/30 dev {name[:13]}b", f"ip -n {name} link set {name[:13]}b up"):
+                run(command.split())
+            broker.start()
+            with broker.connect() as connection:
+                (host, port), = connection.brokers().values()
+            expect(port == broker.port and host in (socket.gethostname(), socket.getfqdn()), f"it advertises {host}:{port}, not the host's name")
+            expect(host in broker.child.err.read_text(), f"it does not say that it advertises {host}:\n{broker.child.log()}")
+            broker.stop()
+            broker.arguments += ["--advertise-kafka", f"{here}:{broker.port}"]
+            broker.start()
+            inside = ["ip", "netns", "exec", name, "kcat", "-b", f"{here}:{broker.port}", "-t", "interface"]
+            run([*inside, "-P"], stdin="from there\n")
+            got = run([*inside, "-C", "-e", "-q", "-o", "beginning"])
+            expect(got == "from there\n", f"read {got!r}")
+            broker.stop()
+        finally:
+            broker.close()
+            run(["ip", "netns", "del", name], check=False)
+            run(["ip", "link", "del", f"{name[:13]}a"], check=False)
 
 
 def judge(times):
