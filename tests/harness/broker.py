@@ -1,11 +1,10 @@
 """Brokers under test: Trireme, and Apache Kafka as the peer that the tests themselves are tried on."""
-import os
 import pathlib
 import re
 import time
 import urllib.request
 
-from .core import TARGET, TESTS, Child, Failure, expect, free_port, run, wait_until
+from .core import BIN, TESTS, Child, Failure, expect, free_port, run, wait_until
 from .wire import Connection
 
 KAFKA_TOOL = TESTS / "peers" / "kafka"
@@ -93,7 +92,7 @@ class Trireme(Broker):
 
     def __init__(self, directory, logs=None, binary=None, arguments=(), env=None):
         super().__init__(directory, logs)
-        self.binary = pathlib.Path(binary or os.environ.get("TRIREME_BIN", TARGET / "release" / "trireme"))
+        self.binary = pathlib.Path(binary or BIN / "trireme")
         self.admin, self.arguments, self.env = free_port(), list(arguments), dict(env or {})
         self.listen = self.bootstrap
 

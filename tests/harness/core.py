@@ -13,6 +13,8 @@ TESTS = pathlib.Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 CACHE = pathlib.Path(os.environ.get("TRIREME_TEST_CACHE", pathlib.Path.home() / ".cache" / "trireme-tests"))
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# Where trireme, trireme-fsck and trireme-bench are.
+BIN = pathlib.Path(os.environ.get("TRIREME_BIN_DIR", TARGET / "release"))
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 START = time.monotonic()
 

@@ -3,7 +3,7 @@ import os
 import pathlib
 import random
 
-from ..core import TARGET, expect, need, need_root, run, say, scratch
+from ..core import BIN, TARGET, expect, need, need_root, run, say, scratch
 from ..crash import DidNotComeBack, PowerCut, campaign, figures
 from ..dataset import data_set
 
@@ -54,7 +54,7 @@ class closing:
 
 def fsck(broker):
     """The exit code of trireme-fsck and what it printed."""
-    code, out, err = run([TARGET / "release" / "trireme-fsck", "verify", broker.directory], timeout=900, check=False)
+    code, out, err = run([BIN / "trireme-fsck", "verify", broker.directory], timeout=900, check=False)
     return code, out + err
 
 

@@ -1,5 +1,5 @@
 """Acceptance line 5: trireme-fsck finds every flipped bit, every cut and every removed file of a data directory."""
-from ..core import TARGET, expect, run, say, scratch
+from ..core import BIN, expect, run, say, scratch
 from ..fill import fill
 from .line3 import FSCK_CLEAN
 
@@ -10,7 +10,7 @@ def run_line(context):
         data = directory / "data"
         with report.check("line 5: a data directory with every kind of file"):
             fill(data)
-            code, out, err = run([TARGET / "release" / "trireme-fsck", "verify", data], check=False, timeout=120)
+            code, out, err = run([BIN / "trireme-fsck", "verify", data], check=False, timeout=120)
             expect(code == FSCK_CLEAN, f"trireme-fsck says {code} of a cleanly shut directory:\n{out}{err}")
             kinds = {path.suffix or path.name for path in data.rglob("*") if path.is_file()}
             expect({".log", ".index", ".timeindex", ".sum", ".wal"} <= kinds, f"only {sorted(kinds)}")
@@ -20,7 +20,7 @@ def run_line(context):
                 per_partition.setdefault(path.parent, []).append(path)
             expect(max(map(len, per_partition.values())) >= 3, f"no partition has 2 sealed segments: {sorted(map(str, logs))}")
         with report.check("line 5: every flipped bit, cut and removed file makes fsck exit 2 and name file and position"):
-            code, out, err = run([TARGET / "release" / "trireme-fsck", "torture", data], check=False, timeout=3600)
+            code, out, err = run([BIN / "trireme-fsck", "torture", data], check=False, timeout=3600)
             for line in out.strip().splitlines()[-12:]:
                 say(f"  {line}")
             expect(code == FSCK_CLEAN, f"torture exits with {code}: {err[-2000:]}")

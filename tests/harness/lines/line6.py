@@ -5,9 +5,9 @@ import shutil
 import statistics
 
 from ..broker import Kafka, kafka_tool
-from ..core import TARGET, cpu_seconds, expect, find, machine_cpu_seconds, need, run, say, scratch
+from ..core import BIN, cpu_seconds, expect, find, machine_cpu_seconds, need, run, say, scratch
 
-BENCH = TARGET / "release" / "trireme-bench"
+BENCH = BIN / "trireme-bench"
 RUNS = 5
 # (bytes of a record, records in a run): enough for seconds of work with either broker.
 SIZES = {100: 3_000_000, 1000: 600_000}

@@ -1,7 +1,7 @@
 """Acceptance line 7: an idle broker costs nothing, and a crashed one with much data is back at once."""
 import time
 
-from ..core import TARGET, cpu_seconds, expect, need_root, rss_mib, run, say, scratch
+from ..core import BIN, cpu_seconds, expect, need_root, rss_mib, run, say, scratch
 from ..crash import PowerCut
 from ..wire import record_batch
 
@@ -52,7 +52,7 @@ def after_crash(context, broker, stored, crash):
     """Seconds from exec to an acknowledged produce and a fetch of the last offset on every partition."""
     broker.start()
     records = stored // RECORD_BYTES
-    run([TARGET / "release" / "trireme-bench", "produce", "--json", "--bootstrap", broker.bootstrap, "--topic", "stored", "--partitions", PARTITIONS,
+    run([BIN / "trireme-bench", "produce", "--json", "--bootstrap", broker.bootstrap, "--topic", "stored", "--partitions", PARTITIONS,
          "--records", records, "--record-size", RECORD_BYTES], timeout=3600)
     with broker.connect() as connection:
         ends = connection.list_offsets("stored", range(PARTITIONS))
