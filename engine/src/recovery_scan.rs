@@ -14,11 +14,11 @@
 //! 4. A group whose check sums hold but whose content is not understood is never skipped: stop.
 //! 5. A file that a `FileEnd` names existed before that record was written: if it is gone, that is damage.
 
+use crate::layout::BLOCK;
 use crate::layout::checkpoint::{CheckpointBody, LogExtent, LogPosition};
 use crate::layout::entry::RecordType;
 use crate::layout::group::{GroupError, GroupHeader, GroupView, parse_group, probe_header};
 use crate::layout::payload::{FileEnd, PayloadError};
-use crate::layout::BLOCK;
 
 /// A file of the log as it is found in the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,12 @@ pub struct LogScan {
 #[derive(Debug)]
 enum State {
     Follow,
-    Probe { reason: BreakReason, header_intact: bool, dropped: u64, ranges: Vec<(u32, u64, u64)> },
+    Probe {
+        reason: BreakReason,
+        header_intact: bool,
+        dropped: u64,
+        ranges: Vec<(u32, u64, u64)>,
+    },
     Finished(Option<Torn>),
     Failed(LogDamage),
 }
@@ -146,7 +151,13 @@ impl LogScan {
             shard,
             extents: checkpoint.extents.clone(),
             current: 0,
-            next: LogPosition { file: 0, file_use: 0, position: 0, sequence: 0, previous_header_crc: 0 },
+            next: LogPosition {
+                file: 0,
+                file_use: 0,
+                position: 0,
+                sequence: 0,
+                previous_header_crc: 0,
+            },
             ring,
             followed: Vec::new(),
             state: State::Finished(None),
@@ -200,9 +211,16 @@ impl LogScan {
     /// What to supply next.
     pub fn want(&self) -> Want {
         match &self.state {
-            State::Follow => Want::Group { file: self.next.file, position: self.next.position },
+            State::Follow => Want::Group {
+                file: self.next.file,
+                position: self.next.position,
+            },
             State::Probe { ranges, .. } => match ranges.last() {
-                Some((file, from, to)) => Want::Probe { file: *file, position: *from, len: to - from },
+                Some((file, from, to)) => Want::Probe {
+                    file: *file,
+                    position: *from,
+                    len: to - from,
+                },
                 None => Want::Done,
             },
             State::Finished(_) | State::Failed(_) => Want::Done,
@@ -229,10 +247,16 @@ impl LogScan {
     fn follow<'a>(&mut self, bytes: &'a [u8]) -> Supplied<'a> {
         let next = self.next;
         let identity = self.extents[self.current].identity(self.shard);
-        let size = self.ring.iter().find(|file| file.index == next.file).map_or(0, |file| file.size_bytes);
+        let size = self
+            .ring
+            .iter()
+            .find(|file| file.index == next.file)
+            .map_or(0, |file| file.size_bytes);
         let group = match parse_group(&identity, next.file, next.file_use, next.position, bytes) {
             Ok(group) => group,
-            Err(GroupError::Short) if next.position + (bytes.len() as u64) < size => return Supplied::More,
+            Err(GroupError::Short) if next.position + (bytes.len() as u64) < size => {
+                return Supplied::More;
+            }
             Err(error) => {
                 self.broken(error.into(), bytes);
                 return Supplied::Next;
@@ -247,8 +271,14 @@ impl LogScan {
             self.broken(BreakReason::Chain, bytes);
             return Supplied::Next;
         }
-        let file_end = group.records().filter(|record| record.entry.kind == RecordType::FileEnd).last();
-        let file_end = match file_end.map(|record| FileEnd::parse(record.payload)).transpose() {
+        let file_end = group
+            .records()
+            .filter(|record| record.entry.kind == RecordType::FileEnd)
+            .last();
+        let file_end = match file_end
+            .map(|record| FileEnd::parse(record.payload))
+            .transpose()
+        {
             Ok(file_end) => file_end,
             Err(error) => {
                 self.fail(LogDamageKind::FileEnd(error));
@@ -287,21 +317,35 @@ impl LogScan {
         if self.durable_through >= self.next.sequence {
             return self.fail(LogDamageKind::BelowDurable(reason, self.durable_through));
         }
-        let header_intact = probe_header(&extent.identity(self.shard), bytes).is_ok_and(|header| self.is_behind(&header));
+        let header_intact = probe_header(&extent.identity(self.shard), bytes)
+            .is_ok_and(|header| self.is_behind(&header));
         // Popped from the end, so the files in reverse; their order does not matter.
         let mut ranges = Vec::new();
         for file in &self.ring {
             let mut from = 0;
-            let mut followed: Vec<_> = self.followed.iter().filter(|(index, _, _)| *index == file.index).collect();
+            let mut followed: Vec<_> = self
+                .followed
+                .iter()
+                .filter(|(index, _, _)| *index == file.index)
+                .collect();
             followed.sort_unstable();
             for (_, begin, end) in followed {
                 ranges.push((file.index, from, *begin));
                 from = *end;
             }
-            ranges.push((file.index, from, file.size_bytes / BLOCK as u64 * BLOCK as u64));
+            ranges.push((
+                file.index,
+                from,
+                file.size_bytes / BLOCK as u64 * BLOCK as u64,
+            ));
         }
         ranges.retain(|(_, from, to)| from < to);
-        self.state = State::Probe { reason, header_intact, dropped: 0, ranges };
+        self.state = State::Probe {
+            reason,
+            header_intact,
+            dropped: 0,
+            ranges,
+        };
         self.settle();
     }
 
@@ -313,8 +357,15 @@ impl LogScan {
     fn probe(&mut self, bytes: &[u8]) {
         let identity = self.extents[self.current].identity(self.shard);
         let end = self.next;
-        let State::Probe { dropped, ranges, .. } = &mut self.state else { return };
-        let Some((file, from, to)) = ranges.last_mut() else { return };
+        let State::Probe {
+            dropped, ranges, ..
+        } = &mut self.state
+        else {
+            return;
+        };
+        let Some((file, from, to)) = ranges.last_mut() else {
+            return;
+        };
         for block in bytes.chunks_exact(BLOCK) {
             if *from >= *to {
                 break;
@@ -339,14 +390,26 @@ impl LogScan {
 
     /// Decides once everything is probed.
     fn settle(&mut self) {
-        let State::Probe { reason, header_intact, dropped, ranges } = &self.state else { return };
+        let State::Probe {
+            reason,
+            header_intact,
+            dropped,
+            ranges,
+        } = &self.state
+        else {
+            return;
+        };
         if !ranges.is_empty() {
             return;
         }
         if self.durable_through >= self.next.sequence {
             return self.fail(LogDamageKind::BelowDurable(*reason, self.durable_through));
         }
-        let torn = Torn { reason: *reason, header_intact: *header_intact, dropped: *dropped };
+        let torn = Torn {
+            reason: *reason,
+            header_intact: *header_intact,
+            dropped: *dropped,
+        };
         self.state = State::Finished((torn.header_intact || torn.dropped > 0).then_some(torn));
     }
 
@@ -359,11 +422,17 @@ impl LogScan {
             State::Failed(damage) => Err(damage),
             State::Finished(torn) => Ok(LogEnd {
                 end: self.next,
-                incarnation: self.extents.get(self.current).map_or(0, |extent| extent.incarnation),
+                incarnation: self
+                    .extents
+                    .get(self.current)
+                    .map_or(0, |extent| extent.incarnation),
                 groups: self.groups,
                 bytes: self.bytes,
                 durable_through: self.durable_through,
-                clean: self.extents.last().is_none_or(|extent| extent.end.is_some()),
+                clean: self
+                    .extents
+                    .last()
+                    .is_none_or(|extent| extent.end.is_some()),
                 torn,
             }),
             State::Follow | State::Probe { .. } => panic!("the log was not followed to its end"),

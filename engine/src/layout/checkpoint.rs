@@ -58,8 +58,7 @@ struct RawEnvelope {
 }
 
 /// What must be known to read the log and the segments.
-#[derive(Clone, Debug, PartialEq, Default)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct CheckpointBody {
     /// The incarnation that wrote this checkpoint; its log is the last extent.
     pub incarnation: u64,
@@ -79,8 +78,7 @@ pub struct CheckpointBody {
 }
 
 /// A part of the log, written by one incarnation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct LogExtent {
     pub incarnation: u64,
     pub nonce: u64,
@@ -93,8 +91,7 @@ pub struct LogExtent {
 }
 
 /// A place between two groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct LogPosition {
     pub file: u32,
     pub file_use: u32,
@@ -105,8 +102,7 @@ pub struct LogPosition {
     pub previous_header_crc: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct LogFile {
     pub index: u32,
     /// Number of the present (or last) use; 0: never used.
@@ -115,8 +111,7 @@ pub struct LogFile {
 }
 
 /// A partition. Records of the log with a sequence below `replay_from_sequence` do not concern it.
-#[derive(Clone, Debug, PartialEq, Default)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct PartitionState {
     pub id: PartitionId,
     /// Node epoch at creation.
@@ -136,8 +131,7 @@ pub struct PartitionState {
 }
 
 /// A segment: what stands in its files and what is still to be written to them.
-#[derive(Clone, Debug, PartialEq, Default)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct SegmentState {
     pub base_offset: i64,
     /// Behind its last record, as of this checkpoint.
@@ -201,7 +195,10 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// Whether the check sums hold, so that this is neither torn nor rotten.
     pub fn is_intact(&self) -> bool {
-        matches!(self, CheckpointError::Version(_) | CheckpointError::Elsewhere | CheckpointError::Content(_))
+        matches!(
+            self,
+            CheckpointError::Version(_) | CheckpointError::Elsewhere | CheckpointError::Content(_)
+        )
     }
 
     /// The byte of the file that the error is about.
@@ -221,10 +218,19 @@ pub fn slot_of(number: u64) -> u8 {
 }
 
 /// The bytes of a slot: a multiple of [`BLOCK`](super::BLOCK).
-pub fn encode_checkpoint(shard: u16, directory: [u8; 16], number: u64, body: &CheckpointBody) -> Vec<u8> {
+pub fn encode_checkpoint(
+    shard: u16,
+    directory: [u8; 16],
+    number: u64,
+    body: &CheckpointBody,
+) -> Vec<u8> {
     debug_assert_eq!(body.check(), Ok(()));
     let encoded = rkyv::to_bytes::<rancor::Error>(body).expect("serialising into memory");
-    assert!(encoded.len() <= BODY_BYTES_MAX, "checkpoint body of {} bytes", encoded.len());
+    assert!(
+        encoded.len() <= BODY_BYTES_MAX,
+        "checkpoint body of {} bytes",
+        encoded.len()
+    );
     let mut raw = RawEnvelope {
         magic: MAGIC,
         version: VERSION.into(),
@@ -273,16 +279,22 @@ pub fn parse_checkpoint(shard: u16, slot: u8, bytes: &[u8]) -> Result<Checkpoint
     }
     let body_len = raw.body_len.get() as usize;
     if body_len > BODY_BYTES_MAX || raw.zeros != [0; 14] || raw.closed.get() > 1 {
-        return Err(CheckpointError::Content("length, state or reserved bytes of the envelope"));
+        return Err(CheckpointError::Content(
+            "length, state or reserved bytes of the envelope",
+        ));
     }
     let body = rest.get(..body_len).ok_or(CheckpointError::Short)?;
     if crc32(0, body) != raw.body_crc.get() {
         return Err(CheckpointError::BodyCrc);
     }
     let slot_len = round_up_to_block(ENVELOPE_BYTES + body_len);
-    let padding = bytes.get(ENVELOPE_BYTES + body_len..slot_len).ok_or(CheckpointError::Short)?;
+    let padding = bytes
+        .get(ENVELOPE_BYTES + body_len..slot_len)
+        .ok_or(CheckpointError::Short)?;
     if let Some(at) = first_nonzero(padding) {
-        return Err(CheckpointError::Padding { at: (ENVELOPE_BYTES + body_len + at) as u64 });
+        return Err(CheckpointError::Padding {
+            at: (ENVELOPE_BYTES + body_len + at) as u64,
+        });
     }
     if raw.shard.get() != shard || slot_of(raw.number.get()) != slot {
         return Err(CheckpointError::Elsewhere);
@@ -304,7 +316,11 @@ pub fn parse_checkpoint(shard: u16, slot: u8, bytes: &[u8]) -> Result<Checkpoint
 
 impl LogExtent {
     pub fn identity(&self, shard: u16) -> LogIdentity {
-        LogIdentity { shard, incarnation: self.incarnation, nonce: self.nonce }
+        LogIdentity {
+            shard,
+            incarnation: self.incarnation,
+            nonce: self.nonce,
+        }
     }
 }
 
@@ -313,33 +329,88 @@ impl CheckpointBody {
     pub fn check(&self) -> Result<(), &'static str> {
         let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(what) };
         if let Some((last, earlier)) = self.extents.split_last() {
-            ensure(earlier.iter().all(|extent| extent.end.is_some()), "an earlier extent of the log without end")?;
-            ensure(self.clean == last.end.is_some(), "the last extent of the log must end when and only when clean")?;
-            ensure(last.incarnation == self.incarnation && last.nonce == self.nonce, "the last extent is of another incarnation")?;
+            ensure(
+                earlier.iter().all(|extent| extent.end.is_some()),
+                "an earlier extent of the log without end",
+            )?;
+            ensure(
+                self.clean == last.end.is_some(),
+                "the last extent of the log must end when and only when clean",
+            )?;
+            ensure(
+                last.incarnation == self.incarnation && last.nonce == self.nonce,
+                "the last extent is of another incarnation",
+            )?;
         }
-        ensure(self.extents.windows(2).all(|pair| pair[0].incarnation < pair[1].incarnation), "extents out of order")?;
+        ensure(
+            self.extents
+                .windows(2)
+                .all(|pair| pair[0].incarnation < pair[1].incarnation),
+            "extents out of order",
+        )?;
         for extent in &self.extents {
             ensure(extent.durable_through < u64::MAX, "durable_through")?;
             if let Some(end) = &extent.end {
-                ensure(extent.first.sequence <= end.sequence, "an extent of the log that ends before it begins")?;
+                ensure(
+                    extent.first.sequence <= end.sequence,
+                    "an extent of the log that ends before it begins",
+                )?;
             }
         }
-        ensure(self.files.windows(2).all(|pair| pair[0].index < pair[1].index), "log files out of order")?;
-        ensure(self.partitions.windows(2).all(|pair| pair[0].id < pair[1].id), "partitions out of order")?;
-        self.partitions.iter().try_for_each(|partition| partition.check(self.clean))
+        ensure(
+            self.files
+                .windows(2)
+                .all(|pair| pair[0].index < pair[1].index),
+            "log files out of order",
+        )?;
+        ensure(
+            self.partitions
+                .windows(2)
+                .all(|pair| pair[0].id < pair[1].id),
+            "partitions out of order",
+        )?;
+        self.partitions
+            .iter()
+            .try_for_each(|partition| partition.check(self.clean))
     }
 }
 
 impl PartitionState {
     fn check(&self, clean: bool) -> Result<(), &'static str> {
         let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(what) };
-        ensure(0 <= self.log_start && self.log_start <= self.next_offset, "log start of a partition")?;
-        ensure(self.segments.windows(2).all(|pair| pair[0].end_offset <= pair[1].base_offset), "segments out of order")?;
-        ensure(self.epochs.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].start_offset < pair[1].start_offset), "leader epochs out of order")?;
-        ensure(self.producers.windows(2).all(|pair| pair[0].producer_id < pair[1].producer_id), "producers out of order")?;
-        ensure(self.producers.iter().all(|producer| producer.batches.len() <= BATCHES_MAX), "batches of a producer")?;
+        ensure(
+            0 <= self.log_start && self.log_start <= self.next_offset,
+            "log start of a partition",
+        )?;
+        ensure(
+            self.segments
+                .windows(2)
+                .all(|pair| pair[0].end_offset <= pair[1].base_offset),
+            "segments out of order",
+        )?;
+        ensure(
+            self.epochs.windows(2).all(|pair| {
+                pair[0].epoch < pair[1].epoch && pair[0].start_offset < pair[1].start_offset
+            }),
+            "leader epochs out of order",
+        )?;
+        ensure(
+            self.producers
+                .windows(2)
+                .all(|pair| pair[0].producer_id < pair[1].producer_id),
+            "producers out of order",
+        )?;
+        ensure(
+            self.producers
+                .iter()
+                .all(|producer| producer.batches.len() <= BATCHES_MAX),
+            "batches of a producer",
+        )?;
         for (index, segment) in self.segments.iter().enumerate() {
-            ensure(segment.sealed || index + 1 == self.segments.len() || !clean, "an unsealed segment that is not the last")?;
+            ensure(
+                segment.sealed || index + 1 == self.segments.len() || !clean,
+                "an unsealed segment that is not the last",
+            )?;
             segment.check(clean)?;
         }
         Ok(())
@@ -349,16 +420,30 @@ impl PartitionState {
 impl SegmentState {
     fn check(&self, clean: bool) -> Result<(), &'static str> {
         let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(what) };
-        ensure(0 <= self.base_offset && self.base_offset <= self.end_offset, "offsets of a segment")?;
-        ensure(self.flushed_bytes <= self.length_bytes && self.length_bytes <= i64::MAX as u64, "lengths of a segment")?;
+        ensure(
+            0 <= self.base_offset && self.base_offset <= self.end_offset,
+            "offsets of a segment",
+        )?;
+        ensure(
+            self.flushed_bytes <= self.length_bytes && self.length_bytes <= i64::MAX as u64,
+            "lengths of a segment",
+        )?;
         let sums = u64::from(self.sums_in_file) + self.pending_sums.len() as u64;
-        ensure(sums == self.flushed_bytes.div_ceil(super::SUM_BLOCK as u64), "number of sums of a segment")?;
+        ensure(
+            sums == self.flushed_bytes.div_ceil(super::SUM_BLOCK as u64),
+            "number of sums of a segment",
+        )?;
         if self.sealed || clean {
-            ensure(self.flushed_bytes == self.length_bytes, "a sealed or cleanly shut segment that is not all flushed")?;
+            ensure(
+                self.flushed_bytes == self.length_bytes,
+                "a sealed or cleanly shut segment that is not all flushed",
+            )?;
         }
         if clean {
             ensure(
-                self.pending_sums.is_empty() && self.pending_index.is_empty() && self.pending_time_index.is_empty(),
+                self.pending_sums.is_empty()
+                    && self.pending_index.is_empty()
+                    && self.pending_time_index.is_empty(),
                 "a cleanly shut segment whose sidecars are not all written",
             )?;
         }

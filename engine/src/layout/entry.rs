@@ -46,9 +46,22 @@ pub enum RecordType {
 impl RecordType {
     pub fn from_byte(byte: u8) -> Option<RecordType> {
         use RecordType::*;
-        [Append, Direct, Done, BlockImage, Carried, Truncate, Create, Delete, LogStart, ProducerSnapshot, Mark, FileEnd]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Append,
+            Direct,
+            Done,
+            BlockImage,
+            Carried,
+            Truncate,
+            Create,
+            Delete,
+            LogStart,
+            ProducerSnapshot,
+            Mark,
+            FileEnd,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 
     /// Whether the record names a partition.
@@ -58,12 +71,19 @@ impl RecordType {
 
     /// Whether the payload is `len` bytes of the partition's stream.
     pub fn payload_is_stream(self) -> bool {
-        matches!(self, RecordType::Append | RecordType::BlockImage | RecordType::Carried)
+        matches!(
+            self,
+            RecordType::Append | RecordType::BlockImage | RecordType::Carried
+        )
     }
 
     /// Whether the record has a payload at all.
     pub fn has_payload(self) -> bool {
-        self.payload_is_stream() || matches!(self, RecordType::Direct | RecordType::ProducerSnapshot | RecordType::FileEnd)
+        self.payload_is_stream()
+            || matches!(
+                self,
+                RecordType::Direct | RecordType::ProducerSnapshot | RecordType::FileEnd
+            )
     }
 }
 
@@ -186,7 +206,10 @@ impl RawEntry {
         let entry = Entry {
             kind,
             flags: self.flags,
-            partition: PartitionId { topic: TopicId(self.topic), index: self.index.get() },
+            partition: PartitionId {
+                topic: TopicId(self.topic),
+                index: self.index.get(),
+            },
             leader_epoch: self.leader_epoch.get(),
             base_offset: self.base_offset.get(),
             last_offset: self.last_offset.get(),
@@ -213,7 +236,9 @@ impl Entry {
         };
         let who = self.kind.names_partition() || self.partition == PartitionId::default();
         let span = match self.kind {
-            RecordType::Append | RecordType::Direct => self.base_offset <= self.last_offset && self.batch_count > 0,
+            RecordType::Append | RecordType::Direct => {
+                self.base_offset <= self.last_offset && self.batch_count > 0
+            }
             _ => true,
         };
         payload

@@ -24,7 +24,8 @@ const HEADER_CRC_AT: usize = HEADER_BYTES - 4;
 const CRC_BYTES: usize = 4;
 
 /// The header with its CRC table always lies in the first block, so one block decides what a group is.
-const _: () = assert!(HEADER_BYTES == 96 && HEADER_BYTES + GROUP_BYTES_MAX / BLOCK * CRC_BYTES < BLOCK);
+const _: () =
+    assert!(HEADER_BYTES == 96 && HEADER_BYTES + GROUP_BYTES_MAX / BLOCK * CRC_BYTES < BLOCK);
 
 /// | at | bytes | |
 /// | --- | --- | --- |
@@ -103,11 +104,17 @@ pub struct PendingRecord<'a> {
 
 impl<'a> PendingRecord<'a> {
     pub fn new(entry: Entry) -> PendingRecord<'a> {
-        PendingRecord { entry, payload: SmallVec::new() }
+        PendingRecord {
+            entry,
+            payload: SmallVec::new(),
+        }
     }
 
     pub fn with_payload(entry: Entry, payload: &'a [u8]) -> PendingRecord<'a> {
-        PendingRecord { entry, payload: SmallVec::from_slice(&[payload]) }
+        PendingRecord {
+            entry,
+            payload: SmallVec::from_slice(&[payload]),
+        }
     }
 
     pub fn payload_len(&self) -> usize {
@@ -147,10 +154,21 @@ pub const fn payload_len_max(record_count: usize) -> usize {
 /// # Panics
 /// If there are no records, the group is longer than [`GROUP_BYTES_MAX`] or than `out`, or an entry's fields do not go
 /// together with its type: broken invariants of the caller.
-pub fn encode_group(context: &GroupContext, records: &[PendingRecord<'_>], out: &mut [u8]) -> GroupInfo {
-    let payload_len = records.iter().map(PendingRecord::payload_len).sum::<usize>();
+pub fn encode_group(
+    context: &GroupContext,
+    records: &[PendingRecord<'_>],
+    out: &mut [u8],
+) -> GroupInfo {
+    let payload_len = records
+        .iter()
+        .map(PendingRecord::payload_len)
+        .sum::<usize>();
     let len = group_len(records.len(), payload_len);
-    assert!(!records.is_empty() && len <= GROUP_BYTES_MAX, "a group of {} records, {len} bytes", records.len());
+    assert!(
+        !records.is_empty() && len <= GROUP_BYTES_MAX,
+        "a group of {} records, {len} bytes",
+        records.len()
+    );
     let out = &mut out[..len];
     let blocks = len / BLOCK;
     let directory_at = HEADER_BYTES + blocks * CRC_BYTES;
@@ -164,7 +182,11 @@ pub fn encode_group(context: &GroupContext, records: &[PendingRecord<'_>], out: 
             at += piece.len();
         }
         let record_len = (at - begin) as u32;
-        assert!(record.entry.is_consistent(record_len), "inconsistent record {:?} with {record_len} bytes", record.entry);
+        assert!(
+            record.entry.is_consistent(record_len),
+            "inconsistent record {:?} with {record_len} bytes",
+            record.entry
+        );
         let raw = RawEntry::new(&record.entry, (begin - payloads_at) as u32, record_len);
         let entry_at = directory_at + index * ENTRY_BYTES;
         out[entry_at..entry_at + ENTRY_BYTES].copy_from_slice(raw.as_bytes());
@@ -208,7 +230,10 @@ fn block_range(block: usize, directory_at: usize) -> std::ops::Range<usize> {
 
 /// The CRC of header and table, without the field that holds it.
 fn header_crc(seed: u32, header_and_table: &[u8]) -> u32 {
-    crc32(crc32(seed, &header_and_table[..HEADER_CRC_AT]), &header_and_table[HEADER_BYTES..])
+    crc32(
+        crc32(seed, &header_and_table[..HEADER_CRC_AT]),
+        &header_and_table[HEADER_BYTES..],
+    )
 }
 
 /// A header whose CRC holds.
@@ -351,35 +376,54 @@ pub fn parse_group<'a>(
     if (header.file, header.file_use, header.position) != (file, file_use, position) {
         return Err(GroupError::Elsewhere);
     }
-    let group = bytes.get(..header.length as usize).ok_or(GroupError::Short)?;
+    let group = bytes
+        .get(..header.length as usize)
+        .ok_or(GroupError::Short)?;
     let blocks = group.len() / BLOCK;
     let directory_at = HEADER_BYTES + blocks * CRC_BYTES;
     let seed = log_seed(identity.nonce, file_use);
-    let (table, _) = <[U32]>::ref_from_prefix_with_elems(&group[HEADER_BYTES..], blocks).expect("probed");
+    let (table, _) =
+        <[U32]>::ref_from_prefix_with_elems(&group[HEADER_BYTES..], blocks).expect("probed");
     for (block, crc) in table.iter().enumerate() {
         if crc32(seed, &group[block_range(block, directory_at)]) != crc.get() {
-            return Err(GroupError::BlockCrc { block: block as u32 });
+            return Err(GroupError::BlockCrc {
+                block: block as u32,
+            });
         }
     }
-    let (directory, rest) =
-        <[RawEntry]>::ref_from_prefix_with_elems(&group[directory_at..], header.record_count as usize).expect("probed");
+    let (directory, rest) = <[RawEntry]>::ref_from_prefix_with_elems(
+        &group[directory_at..],
+        header.record_count as usize,
+    )
+    .expect("probed");
     let (payloads, padding) = rest.split_at(header.payload_len as usize);
     if let Some(at) = first_nonzero(padding) {
-        return Err(GroupError::Padding { at: (group.len() - padding.len() + at) as u32 });
+        return Err(GroupError::Padding {
+            at: (group.len() - padding.len() + at) as u32,
+        });
     }
     let mut payload_end = 0u64;
     for (index, raw) in directory.iter().enumerate() {
         let record = index as u32;
-        raw.entry().map_err(|error| GroupError::Entry { record, error })?;
+        raw.entry()
+            .map_err(|error| GroupError::Entry { record, error })?;
         if u64::from(raw.payload_offset.get()) != payload_end {
-            return Err(GroupError::Entry { record, error: EntryError::Content });
+            return Err(GroupError::Entry {
+                record,
+                error: EntryError::Content,
+            });
         }
         payload_end += u64::from(raw.payload_len.get());
     }
     if payload_end != payloads.len() as u64 {
         return Err(GroupError::Lengths);
     }
-    Ok(GroupView { header, directory, payloads, directory_at })
+    Ok(GroupView {
+        header,
+        directory,
+        payloads,
+        directory_at,
+    })
 }
 
 impl<'a> GroupView<'a> {

@@ -28,7 +28,12 @@ pub enum SegmentFile {
 }
 
 impl SegmentFile {
-    pub const ALL: [SegmentFile; 4] = [SegmentFile::Log, SegmentFile::Sum, SegmentFile::Index, SegmentFile::TimeIndex];
+    pub const ALL: [SegmentFile; 4] = [
+        SegmentFile::Log,
+        SegmentFile::Sum,
+        SegmentFile::Index,
+        SegmentFile::TimeIndex,
+    ];
 
     pub fn extension(self) -> &'static str {
         match self {
@@ -47,11 +52,21 @@ pub enum DataPath {
     Format,
     WalRoot,
     Shard(u16),
-    Checkpoint { shard: u16, slot: u8 },
-    Log { shard: u16, file: u32 },
+    Checkpoint {
+        shard: u16,
+        slot: u8,
+    },
+    Log {
+        shard: u16,
+        file: u32,
+    },
     PartitionsRoot,
     Partition(PartitionId),
-    Segment { partition: PartitionId, base_offset: i64, file: SegmentFile },
+    Segment {
+        partition: PartitionId,
+        base_offset: i64,
+        file: SegmentFile,
+    },
 }
 
 impl DataPath {
@@ -66,8 +81,15 @@ impl DataPath {
             DataPath::Log { shard, file } => format!("{WAL}/{shard:03}/{file:03}.wal"),
             DataPath::PartitionsRoot => PARTITIONS.to_owned(),
             DataPath::Partition(partition) => format!("{PARTITIONS}/{partition}"),
-            DataPath::Segment { partition, base_offset, file } => {
-                format!("{PARTITIONS}/{partition}/{base_offset:020}.{}", file.extension())
+            DataPath::Segment {
+                partition,
+                base_offset,
+                file,
+            } => {
+                format!(
+                    "{PARTITIONS}/{partition}/{base_offset:020}.{}",
+                    file.extension()
+                )
             }
         }
     }
@@ -88,8 +110,14 @@ impl DataPath {
             [WAL, shard, name] => {
                 let shard = shard.parse().ok()?;
                 match name.strip_prefix("checkpoint.") {
-                    Some(slot) => DataPath::Checkpoint { shard, slot: slot.parse().ok().filter(|slot| *slot < 2)? },
-                    None => DataPath::Log { shard, file: name.strip_suffix(".wal")?.parse().ok()? },
+                    Some(slot) => DataPath::Checkpoint {
+                        shard,
+                        slot: slot.parse().ok().filter(|slot| *slot < 2)?,
+                    },
+                    None => DataPath::Log {
+                        shard,
+                        file: name.strip_suffix(".wal")?.parse().ok()?,
+                    },
                 }
             }
             [PARTITIONS, partition] => DataPath::Partition(parse_partition(partition)?),
@@ -98,7 +126,9 @@ impl DataPath {
                 DataPath::Segment {
                     partition: parse_partition(partition)?,
                     base_offset: base.parse().ok().filter(|base| *base >= 0)?,
-                    file: SegmentFile::ALL.into_iter().find(|file| file.extension() == extension)?,
+                    file: SegmentFile::ALL
+                        .into_iter()
+                        .find(|file| file.extension() == extension)?,
                 }
             }
             _ => return None,
@@ -117,5 +147,8 @@ fn parse_partition(name: &str) -> Option<PartitionId> {
     for (byte, digits) in id.iter_mut().zip(topic.as_bytes().chunks_exact(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
-    Some(PartitionId { topic: TopicId(id), index: index.parse().ok()? })
+    Some(PartitionId {
+        topic: TopicId(id),
+        index: index.parse().ok()?,
+    })
 }

@@ -126,7 +126,11 @@ impl DirectSplit {
         let first = position.next_multiple_of(block);
         let last = end / block * block;
         if first >= last {
-            return DirectSplit { head_len: len, block_count: 0, tail_len: 0 };
+            return DirectSplit {
+                head_len: len,
+                block_count: 0,
+                tail_len: 0,
+            };
         }
         DirectSplit {
             head_len: (first - position) as u32,
@@ -181,7 +185,12 @@ pub fn direct_payload_len(split: &DirectSplit, batch_count: usize) -> usize {
 }
 
 /// The part of a direct record's payload before the fragments; the record's pieces are this, the head and the tail.
-pub fn encode_direct(split: &DirectSplit, sums: &[u32], summaries: &[BatchSummary], out: &mut Vec<u8>) {
+pub fn encode_direct(
+    split: &DirectSplit,
+    sums: &[u32],
+    summaries: &[BatchSummary],
+    out: &mut Vec<u8>,
+) {
     assert_eq!(sums.len(), split.block_count as usize);
     out.reserve(size_of::<RawDirect>() + sums.len() * 4 + summaries.len() * BATCH_SUMMARY_BYTES);
     let raw = RawDirect {
@@ -191,8 +200,11 @@ pub fn encode_direct(split: &DirectSplit, sums: &[u32], summaries: &[BatchSummar
         batch_count: (summaries.len() as u32).into(),
     };
     out.extend_from_slice(raw.as_bytes());
-    sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
-    summaries.iter().for_each(|summary| out.extend_from_slice(summary.raw().as_bytes()));
+    sums.iter()
+        .for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+    summaries
+        .iter()
+        .for_each(|summary| out.extend_from_slice(summary.raw().as_bytes()));
 }
 
 impl<'a> Direct<'a> {
@@ -210,8 +222,9 @@ impl<'a> Direct<'a> {
         }
         let (sums, rest) = <[U32]>::ref_from_prefix_with_elems(rest, split.block_count as usize)
             .map_err(|_| PayloadError::Length)?;
-        let (summaries, rest) = <[RawSummary]>::ref_from_prefix_with_elems(rest, raw.batch_count.get() as usize)
-            .map_err(|_| PayloadError::Length)?;
+        let (summaries, rest) =
+            <[RawSummary]>::ref_from_prefix_with_elems(rest, raw.batch_count.get() as usize)
+                .map_err(|_| PayloadError::Length)?;
         if rest.len() as u64 != u64::from(split.head_len) + u64::from(split.tail_len) {
             return Err(PayloadError::Length);
         }
@@ -226,7 +239,13 @@ impl<'a> Direct<'a> {
         if next != position + u64::from(len) {
             return Err(PayloadError::Content);
         }
-        Ok(Direct { split, sums, summaries, head, tail })
+        Ok(Direct {
+            split,
+            sums,
+            summaries,
+            head,
+            tail,
+        })
     }
 
     pub fn sums(&self) -> impl ExactSizeIterator<Item = u32> + use<'a> {
@@ -255,7 +274,10 @@ impl FileEnd {
 
     pub fn parse(payload: &[u8]) -> Result<FileEnd, PayloadError> {
         let payload = <[U32; 2]>::ref_from_bytes(payload).map_err(|_| PayloadError::Length)?;
-        Ok(FileEnd { next_file: payload[0].get(), next_file_use: payload[1].get() })
+        Ok(FileEnd {
+            next_file: payload[0].get(),
+            next_file_use: payload[1].get(),
+        })
     }
 }
 
@@ -323,8 +345,8 @@ pub fn parse_producers(payload: &[u8]) -> Result<Vec<ProducerSnapshot>, PayloadE
         if batch_count > BATCHES_MAX {
             return Err(PayloadError::Content);
         }
-        let (batches, after) =
-            <[RawProducerBatch]>::ref_from_prefix_with_elems(after, batch_count).map_err(|_| PayloadError::Length)?;
+        let (batches, after) = <[RawProducerBatch]>::ref_from_prefix_with_elems(after, batch_count)
+            .map_err(|_| PayloadError::Length)?;
         rest = after;
         let batches = batches
             .iter()
@@ -342,5 +364,9 @@ pub fn parse_producers(payload: &[u8]) -> Result<Vec<ProducerSnapshot>, PayloadE
             batches,
         });
     }
-    if rest.is_empty() { Ok(producers) } else { Err(PayloadError::Length) }
+    if rest.is_empty() {
+        Ok(producers)
+    } else {
+        Err(PayloadError::Length)
+    }
 }

@@ -60,8 +60,7 @@ pub trait SidecarEntry: Copy {
 pub struct SumEntry(pub u32);
 
 /// A batch begins with this offset at this byte of the segment. 8 bytes each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct IndexEntry {
     pub offset: i64,
     pub position: u64,
@@ -69,8 +68,7 @@ pub struct IndexEntry {
 
 /// `max_timestamp` is the greatest of all batches of the segment up to and including the one that begins with `offset`.
 /// So every record at or before that batch is at most that old, and a search by time goes on behind it. 8 bytes each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub struct TimeIndexEntry {
     pub max_timestamp: i64,
     pub offset: i64,
@@ -84,7 +82,9 @@ impl SidecarEntry for SumEntry {
         out.copy_from_slice(&self.0.to_le_bytes());
     }
     fn decode(bytes: &[u8]) -> SumEntry {
-        SumEntry(u32::from_le_bytes(bytes.try_into().expect("length given by BYTES")))
+        SumEntry(u32::from_le_bytes(
+            bytes.try_into().expect("length given by BYTES"),
+        ))
     }
 }
 
@@ -99,7 +99,10 @@ impl SidecarEntry for IndexEntry {
     fn decode(bytes: &[u8]) -> IndexEntry {
         let (offset, rest) = I64::ref_from_prefix(bytes).expect("length given by BYTES");
         let position = U64::ref_from_bytes(rest).expect("length given by BYTES");
-        IndexEntry { offset: offset.get(), position: position.get() }
+        IndexEntry {
+            offset: offset.get(),
+            position: position.get(),
+        }
     }
 }
 
@@ -114,7 +117,10 @@ impl SidecarEntry for TimeIndexEntry {
     fn decode(bytes: &[u8]) -> TimeIndexEntry {
         let (max_timestamp, rest) = I64::ref_from_prefix(bytes).expect("length given by BYTES");
         let offset = I64::ref_from_bytes(rest).expect("length given by BYTES");
-        TimeIndexEntry { max_timestamp: max_timestamp.get(), offset: offset.get() }
+        TimeIndexEntry {
+            max_timestamp: max_timestamp.get(),
+            offset: offset.get(),
+        }
     }
 }
 
@@ -142,7 +148,11 @@ pub fn encode_block<E: SidecarEntry>(
     entries: &[E],
     out: &mut [u8; BLOCK],
 ) {
-    assert!(!entries.is_empty() && entries.len() <= E::PER_BLOCK, "{} entries in a block", entries.len());
+    assert!(
+        !entries.is_empty() && entries.len() <= E::PER_BLOCK,
+        "{} entries in a block",
+        entries.len()
+    );
     let raw = RawHeader {
         magic: MAGIC,
         version: VERSION.into(),
@@ -154,7 +164,10 @@ pub fn encode_block<E: SidecarEntry>(
     };
     out.fill(0);
     out[..HEADER_BYTES].copy_from_slice(raw.as_bytes());
-    for (entry, bytes) in entries.iter().zip(out[HEADER_BYTES..].chunks_exact_mut(E::BYTES)) {
+    for (entry, bytes) in entries
+        .iter()
+        .zip(out[HEADER_BYTES..].chunks_exact_mut(E::BYTES))
+    {
         entry.encode(bytes);
     }
     let crc = block_crc(sidecar_seed(partition, segment_base, E::KIND), out);
@@ -189,8 +202,10 @@ pub fn parse_block<E: SidecarEntry>(
     bytes: &[u8],
     out: &mut Vec<E>,
 ) -> Result<usize, SidecarError> {
-    let bytes: &[u8; BLOCK] =
-        bytes.get(..BLOCK).and_then(|bytes| bytes.try_into().ok()).ok_or(SidecarError::Short)?;
+    let bytes: &[u8; BLOCK] = bytes
+        .get(..BLOCK)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(SidecarError::Short)?;
     let (raw, _) = RawHeader::ref_from_prefix(bytes).map_err(|_| SidecarError::Short)?;
     if raw.magic != MAGIC {
         return Err(SidecarError::Magic);

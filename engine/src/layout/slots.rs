@@ -57,13 +57,24 @@ pub fn read_slots(shard: u16, files: [Option<&[u8]>; 2]) -> Slots {
         None => Err(SlotError::Missing),
         Some(bytes) => parse_checkpoint(shard, slot, bytes).map_err(SlotError::Invalid),
     });
-    let mut slots = Slots { newest: None, older: None, torn: None, damaged: Vec::new() };
+    let mut slots = Slots {
+        newest: None,
+        older: None,
+        torn: None,
+        damaged: Vec::new(),
+    };
     match parsed {
         [Ok(first), Ok(second)] => {
-            let (older, newest) = if first.number < second.number { (first, second) } else { (second, first) };
+            let (older, newest) = if first.number < second.number {
+                (first, second)
+            } else {
+                (second, first)
+            };
             let slot = (older.number % 2) as u8;
             if older.number + 1 != newest.number {
-                slots.damaged.push((slot, SlotError::Numbers(older.number, newest.number)));
+                slots
+                    .damaged
+                    .push((slot, SlotError::Numbers(older.number, newest.number)));
             } else if older.directory != newest.directory {
                 slots.damaged.push((slot, SlotError::Directory));
             }

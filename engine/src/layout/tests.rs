@@ -16,49 +16,86 @@ use crate::ids::{PartitionId, TopicId};
 use crate::producer::{ProducerBatch, ProducerSnapshot};
 
 fn partition() -> impl Strategy<Value = PartitionId> {
-    (any::<[u8; 16]>(), any::<u32>()).prop_map(|(topic, index)| PartitionId { topic: TopicId(topic), index })
+    (any::<[u8; 16]>(), any::<u32>()).prop_map(|(topic, index)| PartitionId {
+        topic: TopicId(topic),
+        index,
+    })
 }
 
 /// An entry of any type with fitting fields, and its payload.
 fn record() -> impl Strategy<Value = (Entry, Vec<u8>)> {
-    (1u8..=12, partition(), prop::collection::vec(any::<u8>(), 1..6000), 0..i64::MAX / 2, 0..1i64 << 40, any::<(i32, u32)>()).prop_map(
-        |(kind, partition, mut payload, base_offset, position, (leader_epoch, record_count))| {
-            let kind = RecordType::from_byte(kind).unwrap();
-            if !kind.has_payload() {
-                payload.clear();
-            }
-            let partition = if kind.names_partition() { partition } else { PartitionId::default() };
-            let entry = Entry {
-                leader_epoch,
-                base_offset,
-                last_offset: base_offset + i64::from(record_count),
-                segment_base: base_offset / 2,
-                position: position as u64,
-                len: payload.len() as u32,
-                record_count,
-                batch_count: 1 + record_count / 2,
-                ..Entry::new(kind, partition)
-            };
-            (entry, payload)
-        },
+    (
+        1u8..=12,
+        partition(),
+        prop::collection::vec(any::<u8>(), 1..6000),
+        0..i64::MAX / 2,
+        0..1i64 << 40,
+        any::<(i32, u32)>(),
     )
+        .prop_map(
+            |(
+                kind,
+                partition,
+                mut payload,
+                base_offset,
+                position,
+                (leader_epoch, record_count),
+            )| {
+                let kind = RecordType::from_byte(kind).unwrap();
+                if !kind.has_payload() {
+                    payload.clear();
+                }
+                let partition = if kind.names_partition() {
+                    partition
+                } else {
+                    PartitionId::default()
+                };
+                let entry = Entry {
+                    leader_epoch,
+                    base_offset,
+                    last_offset: base_offset + i64::from(record_count),
+                    segment_base: base_offset / 2,
+                    position: position as u64,
+                    len: payload.len() as u32,
+                    record_count,
+                    batch_count: 1 + record_count / 2,
+                    ..Entry::new(kind, partition)
+                };
+                (entry, payload)
+            },
+        )
 }
 
 fn context() -> impl Strategy<Value = GroupContext> {
-    (any::<(u16, u64, u64)>(), any::<(u32, u32)>(), 0..1u64 << 40, any::<(u64, u32, u64, i64)>()).prop_map(
-        |((shard, incarnation, nonce), (file, file_use), block, (sequence, previous_header_crc, durable_through, unix_ms))| {
-            GroupContext {
-                identity: LogIdentity { shard, incarnation, nonce },
-                file,
-                file_use,
-                position: block * BLOCK as u64,
-                sequence,
-                previous_header_crc,
-                durable_through,
-                unix_ms,
-            }
-        },
+    (
+        any::<(u16, u64, u64)>(),
+        any::<(u32, u32)>(),
+        0..1u64 << 40,
+        any::<(u64, u32, u64, i64)>(),
     )
+        .prop_map(
+            |(
+                (shard, incarnation, nonce),
+                (file, file_use),
+                block,
+                (sequence, previous_header_crc, durable_through, unix_ms),
+            )| {
+                GroupContext {
+                    identity: LogIdentity {
+                        shard,
+                        incarnation,
+                        nonce,
+                    },
+                    file,
+                    file_use,
+                    position: block * BLOCK as u64,
+                    sequence,
+                    previous_header_crc,
+                    durable_through,
+                    unix_ms,
+                }
+            },
+        )
 }
 
 fn encode(context: &GroupContext, records: &[(Entry, Vec<u8>)]) -> Vec<u8> {
@@ -81,7 +118,13 @@ fn encode(context: &GroupContext, records: &[(Entry, Vec<u8>)]) -> Vec<u8> {
 }
 
 fn parse<'a>(context: &GroupContext, bytes: &'a [u8]) -> Result<GroupView<'a>, GroupError> {
-    parse_group(&context.identity, context.file, context.file_use, context.position, bytes)
+    parse_group(
+        &context.identity,
+        context.file,
+        context.file_use,
+        context.position,
+        bytes,
+    )
 }
 
 proptest! {
@@ -234,11 +277,23 @@ proptest! {
 fn only_our_own_spelling_of_a_path_is_known() {
     let topic = "0123456789abcdef0123456789abcdef";
     for strange in [
-        "", "lock", "wal/0", "wal/+00", "wal/000/checkpoint.2", "wal/000/00.wal", "wal/000/0000.wal", "wal/70000",
-        "partitions/x", "wal/000/000.wal/x", "other",
-        &format!("partitions/{topic}-01"), &format!("partitions/{}-1", topic.to_uppercase()),
-        &format!("partitions/{topic}-1/1.log"), &format!("partitions/{topic}-1/00000000000000000001.txt"),
-        &format!("partitions/{topic}-1/00000000000000000001.log.tmp"), &format!("partitions/{topic}-1/-0000000000000000001.log"),
+        "",
+        "lock",
+        "wal/0",
+        "wal/+00",
+        "wal/000/checkpoint.2",
+        "wal/000/00.wal",
+        "wal/000/0000.wal",
+        "wal/70000",
+        "partitions/x",
+        "wal/000/000.wal/x",
+        "other",
+        &format!("partitions/{topic}-01"),
+        &format!("partitions/{}-1", topic.to_uppercase()),
+        &format!("partitions/{topic}-1/1.log"),
+        &format!("partitions/{topic}-1/00000000000000000001.txt"),
+        &format!("partitions/{topic}-1/00000000000000000001.log.tmp"),
+        &format!("partitions/{topic}-1/-0000000000000000001.log"),
     ] {
         assert_eq!(DataPath::parse(strange), None, "{strange}");
     }
@@ -246,7 +301,10 @@ fn only_our_own_spelling_of_a_path_is_known() {
 }
 
 fn example_records() -> Vec<(Entry, Vec<u8>)> {
-    let partition = PartitionId { topic: TopicId(*b"0123456789abcdef"), index: 4 };
+    let partition = PartitionId {
+        topic: TopicId(*b"0123456789abcdef"),
+        index: 4,
+    };
     let append = Entry {
         len: 5000,
         base_offset: 10,
@@ -260,13 +318,23 @@ fn example_records() -> Vec<(Entry, Vec<u8>)> {
     vec![
         (Entry::new(RecordType::Create, partition), Vec::new()),
         (append, (0..5000).map(|index| index as u8).collect()),
-        (Entry { base_offset: 5, ..Entry::new(RecordType::LogStart, partition) }, Vec::new()),
+        (
+            Entry {
+                base_offset: 5,
+                ..Entry::new(RecordType::LogStart, partition)
+            },
+            Vec::new(),
+        ),
     ]
 }
 
 fn example_context() -> GroupContext {
     GroupContext {
-        identity: LogIdentity { shard: 1, incarnation: 2, nonce: 0xfeed_f00d_dead_beef },
+        identity: LogIdentity {
+            shard: 1,
+            incarnation: 2,
+            nonce: 0xfeed_f00d_dead_beef,
+        },
         file: 3,
         file_use: 4,
         position: 5 * BLOCK as u64,
@@ -283,7 +351,12 @@ fn every_bit(bytes: &[u8], mut valid: impl FnMut(&[u8]) -> bool) -> usize {
     assert!(valid(&bytes));
     for bit in 0..bytes.len() * 8 {
         bytes[bit / 8] ^= 1 << (bit % 8);
-        assert!(!valid(&bytes), "bit {} of byte {} was not noticed", bit % 8, bit / 8);
+        assert!(
+            !valid(&bytes),
+            "bit {} of byte {} was not noticed",
+            bit % 8,
+            bit / 8
+        );
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
     bytes.len() * 8
@@ -293,19 +366,42 @@ fn every_bit(bytes: &[u8], mut valid: impl FnMut(&[u8]) -> bool) -> usize {
 fn every_flipped_bit_is_noticed() {
     let context = example_context();
     let group = encode(&context, &example_records());
-    assert_eq!(every_bit(&group, |bytes| parse(&context, bytes).is_ok()), 8192 * 8);
+    assert_eq!(
+        every_bit(&group, |bytes| parse(&context, bytes).is_ok()),
+        8192 * 8
+    );
 
     let checkpoint = encode_checkpoint(1, [9; 16], 42, &example_body());
-    assert_eq!(every_bit(&checkpoint, |bytes| parse_checkpoint(1, 0, bytes).is_ok()), 4096 * 8);
+    assert_eq!(
+        every_bit(&checkpoint, |bytes| parse_checkpoint(1, 0, bytes).is_ok()),
+        4096 * 8
+    );
 
     let partition = example_body().partitions[0].id;
     let mut block = [0; BLOCK];
-    encode_block(partition, 77, 3, &[IndexEntry { offset: 80, position: 4000 }; 9], &mut block);
-    every_bit(&block, |bytes| parse_block::<IndexEntry>(partition, 77, 3, bytes, &mut Vec::new()).is_ok());
+    encode_block(
+        partition,
+        77,
+        3,
+        &[IndexEntry {
+            offset: 80,
+            position: 4000,
+        }; 9],
+        &mut block,
+    );
+    every_bit(&block, |bytes| {
+        parse_block::<IndexEntry>(partition, 77, 3, bytes, &mut Vec::new()).is_ok()
+    });
     encode_block(partition, 77, 3, &[SumEntry(0); 1000], &mut block);
-    every_bit(&block, |bytes| parse_block::<SumEntry>(partition, 77, 3, bytes, &mut Vec::new()).is_ok());
+    every_bit(&block, |bytes| {
+        parse_block::<SumEntry>(partition, 77, 3, bytes, &mut Vec::new()).is_ok()
+    });
 
-    let format = Format { directory: [3; 16], shards: 2, created_unix_ms: 99 };
+    let format = Format {
+        directory: [3; 16],
+        shards: 2,
+        created_unix_ms: 99,
+    };
     every_bit(&format.encode(), |bytes| Format::parse(bytes).is_ok());
     assert_eq!(Format::parse(&format.encode()), Ok(format));
 }
@@ -335,16 +431,25 @@ fn group_len_is_exact_and_payload_len_max_fits() {
             let len = group_len(records, payload);
             let content = HEADER_BYTES + records * ENTRY_BYTES + payload;
             let blocks = len / BLOCK;
-            assert!(content + 4 * blocks <= len && content + 4 * (blocks - 1) > len - BLOCK, "{records} {payload}");
+            assert!(
+                content + 4 * blocks <= len && content + 4 * (blocks - 1) > len - BLOCK,
+                "{records} {payload}"
+            );
         }
-        assert_eq!(group_len(records, payload_len_max(records)), GROUP_BYTES_MAX);
+        assert_eq!(
+            group_len(records, payload_len_max(records)),
+            GROUP_BYTES_MAX
+        );
         assert!(group_len(records, payload_len_max(records) + 1) > GROUP_BYTES_MAX);
     }
 }
 
 #[test]
 fn a_sum_says_whose_block_it_is() {
-    let id = |index| PartitionId { topic: TopicId([1; 16]), index };
+    let id = |index| PartitionId {
+        topic: TopicId([1; 16]),
+        index,
+    };
     let bytes = vec![5; SUM_BLOCK];
     let sum = block_sum(segment_seed(id(1), 100), 2, &bytes);
     assert_ne!(sum, block_sum(segment_seed(id(2), 100), 2, &bytes));
@@ -360,27 +465,59 @@ fn a_producer_snapshot_comes_back() {
     let mut payload = Vec::new();
     encode_producers(&producers, &mut payload);
     assert_eq!(parse_producers(&payload), Ok(producers));
-    assert_eq!(parse_producers(&payload[..payload.len() - 1]), Err(PayloadError::Length));
+    assert_eq!(
+        parse_producers(&payload[..payload.len() - 1]),
+        Err(PayloadError::Length)
+    );
     payload.push(0);
     assert_eq!(parse_producers(&payload), Err(PayloadError::Length));
     let mut none = Vec::new();
     encode_producers(&[], &mut none);
     assert_eq!(parse_producers(&none), Ok(Vec::new()));
-    assert!(!none.is_empty(), "a snapshot without producers is a record with a payload too");
+    assert!(
+        !none.is_empty(),
+        "a snapshot without producers is a record with a payload too"
+    );
 }
 
 fn example_body() -> CheckpointBody {
-    let position = LogPosition { file: 1, file_use: 2, position: 8192, sequence: 30, previous_header_crc: 0xabcd };
+    let position = LogPosition {
+        file: 1,
+        file_use: 2,
+        position: 8192,
+        sequence: 30,
+        previous_header_crc: 0xabcd,
+    };
     CheckpointBody {
         incarnation: 4,
         nonce: 0x0102_0304_0506_0708,
         node_epoch: 3,
         clean: false,
         unix_ms: 1_700_000_000_000,
-        extents: vec![LogExtent { incarnation: 4, nonce: 0x0102_0304_0506_0708, first: position, end: None, durable_through: 29 }],
-        files: vec![LogFile { index: 0, file_use: 0, size_bytes: 65536 }, LogFile { index: 1, file_use: 2, size_bytes: 65536 }],
+        extents: vec![LogExtent {
+            incarnation: 4,
+            nonce: 0x0102_0304_0506_0708,
+            first: position,
+            end: None,
+            durable_through: 29,
+        }],
+        files: vec![
+            LogFile {
+                index: 0,
+                file_use: 0,
+                size_bytes: 65536,
+            },
+            LogFile {
+                index: 1,
+                file_use: 2,
+                size_bytes: 65536,
+            },
+        ],
         partitions: vec![PartitionState {
-            id: PartitionId { topic: TopicId(*b"0123456789abcdef"), index: 4 },
+            id: PartitionId {
+                topic: TopicId(*b"0123456789abcdef"),
+                index: 4,
+            },
             created_epoch: 1,
             log_start: 5,
             next_offset: 200,
@@ -398,16 +535,30 @@ fn example_body() -> CheckpointBody {
                 sums_in_file: 1,
                 pending_sums: vec![0x1111_2222],
                 index_in_file: 0,
-                pending_index: vec![IndexEntry { offset: 100, position: 20000 }],
+                pending_index: vec![IndexEntry {
+                    offset: 100,
+                    position: 20000,
+                }],
                 time_index_in_file: 0,
-                pending_time_index: vec![TimeIndexEntry { max_timestamp: 990, offset: 100 }],
+                pending_time_index: vec![TimeIndexEntry {
+                    max_timestamp: 990,
+                    offset: 100,
+                }],
             }],
-            epochs: vec![EpochEntry { epoch: 1, start_offset: 0 }],
+            epochs: vec![EpochEntry {
+                epoch: 1,
+                start_offset: 0,
+            }],
             producers: vec![ProducerSnapshot {
                 producer_id: 1000,
                 epoch: 1,
                 last_seen_ms: 1_700_000_000_000,
-                batches: vec![ProducerBatch { first_sequence: 0, last_sequence: 9, base_offset: 190, timestamp_ms: -1 }],
+                batches: vec![ProducerBatch {
+                    first_sequence: 0,
+                    last_sequence: 9,
+                    base_offset: 190,
+                    timestamp_ms: -1,
+                }],
             }],
             deleting: false,
         }],
@@ -422,11 +573,30 @@ fn a_checkpoint_comes_back_and_only_in_its_place() {
     assert_eq!(slot_len % BLOCK, 0);
     bytes.resize(slot_len + 5000, 0xEE);
     let back = parse_checkpoint(1, 0, &bytes).unwrap();
-    assert_eq!(back, Checkpoint { number: 42, directory: [9; 16], closed: false, body, slot_len });
-    assert_eq!(parse_checkpoint(1, 1, &bytes), Err(CheckpointError::Elsewhere));
-    assert_eq!(parse_checkpoint(2, 0, &bytes), Err(CheckpointError::Elsewhere));
+    assert_eq!(
+        back,
+        Checkpoint {
+            number: 42,
+            directory: [9; 16],
+            closed: false,
+            body,
+            slot_len
+        }
+    );
+    assert_eq!(
+        parse_checkpoint(1, 1, &bytes),
+        Err(CheckpointError::Elsewhere)
+    );
+    assert_eq!(
+        parse_checkpoint(2, 0, &bytes),
+        Err(CheckpointError::Elsewhere)
+    );
     for len in [0, 63, 64, 100, slot_len - 1] {
-        assert_eq!(parse_checkpoint(1, 0, &bytes[..len]), Err(CheckpointError::Short), "{len}");
+        assert_eq!(
+            parse_checkpoint(1, 0, &bytes[..len]),
+            Err(CheckpointError::Short),
+            "{len}"
+        );
     }
 }
 
@@ -456,9 +626,13 @@ fn a_checkpoint_that_contradicts_itself_is_refused() {
 fn the_bytes_of_a_checkpoint_are_what_they_were() {
     let bytes = encode_checkpoint(1, [9; 16], 42, &example_body());
     let length = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
-    let lines: Vec<String> =
-        bytes[..length].chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
-    let golden: Vec<&str> = include_str!("checkpoint.golden").split_whitespace().collect();
+    let lines: Vec<String> = bytes[..length]
+        .chunks(32)
+        .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect())
+        .collect();
+    let golden: Vec<&str> = include_str!("checkpoint.golden")
+        .split_whitespace()
+        .collect();
     assert_eq!(lines, golden, "now:\n{}", lines.join("\n"));
 }
 
@@ -470,7 +644,11 @@ mod slots_of_a_shard {
         let mut body = example_body();
         body.clean = true;
         body.partitions.clear();
-        body.extents[0].end = Some(LogPosition { position: 12288, sequence: 31, ..body.extents[0].first });
+        body.extents[0].end = Some(LogPosition {
+            position: 12288,
+            sequence: 31,
+            ..body.extents[0].first
+        });
         body
     }
 
@@ -492,7 +670,10 @@ mod slots_of_a_shard {
     fn the_newest_valid_slot_counts() {
         let body = example_body();
         let read = read(&[slot(8, &body), slot(7, &body)]);
-        assert_eq!((read.newest.unwrap().number, read.older.unwrap().number), (8, 7));
+        assert_eq!(
+            (read.newest.unwrap().number, read.older.unwrap().number),
+            (8, 7)
+        );
         assert_eq!((read.torn, read.damaged), (None, Vec::new()));
         let gap = read_slots(1, [Some(&slot(8, &body)), Some(&slot(11, &body))]);
         assert_eq!(gap.damaged, [(0, SlotError::Numbers(8, 11))]);
@@ -523,8 +704,16 @@ mod slots_of_a_shard {
         let (mut open, mut body) = (example_body(), settled());
         // Bodies of many sectors, and of different lengths.
         for index in 0..200 {
-            open.files.push(LogFile { index: 2 + index, file_use: 7, size_bytes: 4096 });
-            body.files.push(LogFile { index: 2 + index, file_use: 9, size_bytes: 4096 });
+            open.files.push(LogFile {
+                index: 2 + index,
+                file_use: 7,
+                size_bytes: 4096,
+            });
+            body.files.push(LogFile {
+                index: 2 + index,
+                file_use: 9,
+                size_bytes: 4096,
+            });
         }
         let mut slots = [slot(6, &open), slot(7, &open)];
         open.files.truncate(100);
@@ -562,7 +751,9 @@ mod slots_of_a_shard {
     fn once_closed_everything_that_is_broken_is_damage() {
         let body = settled();
         let mut slots = [slot(8, &body), slot(9, &body)];
-        slots.iter_mut().for_each(|slot| set_closed(&mut slot[..BLOCK], true));
+        slots
+            .iter_mut()
+            .for_each(|slot| set_closed(&mut slot[..BLOCK], true));
         assert!(is_sound(&slots));
         for index in 0..2 {
             let other = slots.clone();
@@ -571,7 +762,11 @@ mod slots_of_a_shard {
                 slots[index] = bytes.to_vec();
                 let read = read(&slots);
                 read.damaged.is_empty() || {
-                    assert!(read.damaged.iter().all(|(slot, _)| usize::from(*slot) == index));
+                    assert!(
+                        read.damaged
+                            .iter()
+                            .all(|(slot, _)| usize::from(*slot) == index)
+                    );
                     false
                 }
             });
@@ -588,10 +783,16 @@ mod slots_of_a_shard {
         let body = example_body();
         let mut slots = [slot(8, &body), slot(9, &body)];
         slots[0][100] ^= 1;
-        assert_eq!(read(&slots).torn, Some((0, SlotError::Invalid(CheckpointError::BodyCrc))));
+        assert_eq!(
+            read(&slots).torn,
+            Some((0, SlotError::Invalid(CheckpointError::BodyCrc)))
+        );
         let mut slots = [slot(10, &body), slot(9, &body)];
         slots[0][100] ^= 1;
-        assert_eq!(read(&slots).torn, Some((0, SlotError::Invalid(CheckpointError::BodyCrc))));
+        assert_eq!(
+            read(&slots).torn,
+            Some((0, SlotError::Invalid(CheckpointError::BodyCrc)))
+        );
         assert_eq!(read(&slots).newest.unwrap().number, 9);
     }
 }

@@ -1,8 +1,8 @@
 use super::*;
+use crate::ids::{PartitionId, TopicId};
 use crate::layout::checkpoint::LogFile;
 use crate::layout::entry::Entry;
 use crate::layout::group::{GroupContext, LogIdentity, PendingRecord, encode_group, group_len};
-use crate::ids::{PartitionId, TopicId};
 
 const FILE_BYTES: usize = 16 * BLOCK;
 const SHARD: u16 = 3;
@@ -23,13 +23,23 @@ struct Log {
 
 impl Log {
     fn new(files: usize) -> Log {
-        let first = LogPosition { file: 0, file_use: 1, position: 0, sequence: 10, previous_header_crc: 0 };
+        let first = LogPosition {
+            file: 0,
+            file_use: 1,
+            position: 0,
+            sequence: 10,
+            previous_header_crc: 0,
+        };
         let mut uses = vec![0; files];
         uses[0] = 1;
         Log {
             files: vec![vec![0; FILE_BYTES]; files],
             uses,
-            identity: LogIdentity { shard: SHARD, incarnation: 5, nonce: 0x1234_5678_9abc_def0 },
+            identity: LogIdentity {
+                shard: SHARD,
+                incarnation: 5,
+                nonce: 0x1234_5678_9abc_def0,
+            },
             first,
             next: first,
             durable_through: 9,
@@ -50,8 +60,16 @@ impl Log {
             unix_ms: 0,
         };
         let at = self.next.position as usize;
-        let record = if payload.is_empty() { PendingRecord::new(entry) } else { PendingRecord::with_payload(entry, payload) };
-        let info = encode_group(&context, &[record], &mut self.files[self.next.file as usize][at..]);
+        let record = if payload.is_empty() {
+            PendingRecord::new(entry)
+        } else {
+            PendingRecord::with_payload(entry, payload)
+        };
+        let info = encode_group(
+            &context,
+            &[record],
+            &mut self.files[self.next.file as usize][at..],
+        );
         self.places.push((self.next.file, self.next.position));
         self.next.position += info.len as u64;
         self.next.sequence += 1;
@@ -64,14 +82,28 @@ impl Log {
             let next_file = (self.next.file + 1) % self.files.len() as u32;
             self.uses[next_file as usize] += 1;
             let next_file_use = self.uses[next_file as usize];
-            let end = FileEnd { next_file, next_file_use };
-            self.write(Entry::new(RecordType::FileEnd, PartitionId::default()), &end.encode(), durable_through);
+            let end = FileEnd {
+                next_file,
+                next_file_use,
+            };
+            self.write(
+                Entry::new(RecordType::FileEnd, PartitionId::default()),
+                &end.encode(),
+                durable_through,
+            );
             self.next.file = next_file;
             self.next.file_use = next_file_use;
             self.next.position = 0;
         }
-        let partition = PartitionId { topic: TopicId([7; 16]), index: 1 };
-        let entry = Entry { len: payload_len as u32, batch_count: 1, ..Entry::new(RecordType::Append, partition) };
+        let partition = PartitionId {
+            topic: TopicId([7; 16]),
+            index: 1,
+        };
+        let entry = Entry {
+            len: payload_len as u32,
+            batch_count: 1,
+            ..Entry::new(RecordType::Append, partition)
+        };
         self.write(entry, &vec![0xAB; payload_len], durable_through);
     }
 
@@ -96,7 +128,11 @@ impl Log {
                 durable_through: self.durable_through,
             }],
             files: (0..self.files.len() as u32)
-                .map(|index| LogFile { index, file_use: self.uses[index as usize], size_bytes: FILE_BYTES as u64 })
+                .map(|index| LogFile {
+                    index,
+                    file_use: self.uses[index as usize],
+                    size_bytes: FILE_BYTES as u64,
+                })
                 .collect(),
             ..CheckpointBody::default()
         }
@@ -106,7 +142,10 @@ impl Log {
     fn scan(&self, piece: usize) -> (u64, Result<LogEnd, LogDamage>) {
         let ring = (0..self.files.len())
             .filter(|index| !self.files[*index].is_empty())
-            .map(|index| RingFile { index: index as u32, size_bytes: self.files[index].len() as u64 })
+            .map(|index| RingFile {
+                index: index as u32,
+                size_bytes: self.files[index].len() as u64,
+            })
             .collect();
         let checkpoint = self.checkpoint();
         checkpoint.check().unwrap();
@@ -127,7 +166,11 @@ impl Log {
                         Supplied::Next => {}
                     }
                 }
-                Want::Probe { file, position, len } => {
+                Want::Probe {
+                    file,
+                    position,
+                    len,
+                } => {
                     let len = len.min(3 * BLOCK as u64);
                     scan.supply(&self.files[file as usize][position as usize..][..len as usize]);
                 }
@@ -146,7 +189,10 @@ fn follows_to_the_end_over_files_and_around_the_ring() {
     let (groups, end) = log.scan(BLOCK);
     let end = end.unwrap();
     assert_eq!(end.end, log.next);
-    assert_eq!((end.torn, end.clean, groups), (None, false, log.places.len() as u64));
+    assert_eq!(
+        (end.torn, end.clean, groups),
+        (None, false, log.places.len() as u64)
+    );
     assert_eq!(end.durable_through, log.next.sequence - 2);
 
     // Once around; what the first uses left behind is not read.
@@ -178,11 +224,18 @@ fn a_broken_last_group_is_the_torn_end_until_it_is_marked() {
 
     log.files[file as usize][at] ^= 1;
     let durable = log.next.sequence - 1;
-    log.write(Entry::new(RecordType::Mark, PartitionId::default()), &[], durable);
+    log.write(
+        Entry::new(RecordType::Mark, PartitionId::default()),
+        &[],
+        durable,
+    );
     log.files[file as usize][at] ^= 1;
     let damage = log.scan(BLOCK).1.unwrap_err();
     assert_eq!((damage.file, damage.position), (file, position));
-    assert!(matches!(damage.kind, LogDamageKind::BelowDurable(BreakReason::Group(GroupError::BlockCrc { .. }), _)));
+    assert!(matches!(
+        damage.kind,
+        LogDamageKind::BelowDurable(BreakReason::Group(GroupError::BlockCrc { .. }), _)
+    ));
 }
 
 #[test]
@@ -227,7 +280,10 @@ fn a_known_end_must_be_reached_exactly() {
     assert!(end.clean && end.torn.is_none());
     let (file, position) = *log.places.last().unwrap();
     log.files[file as usize][position as usize + 100] ^= 1;
-    assert!(matches!(log.scan(BLOCK).1.unwrap_err().kind, LogDamageKind::Broken(..)));
+    assert!(matches!(
+        log.scan(BLOCK).1.unwrap_err().kind,
+        LogDamageKind::Broken(..)
+    ));
     log.files[file as usize][position as usize + 100] ^= 1;
     log.end.as_mut().unwrap().previous_header_crc ^= 1;
     assert_eq!(log.scan(BLOCK).1.unwrap_err().kind, LogDamageKind::WrongEnd);
@@ -240,7 +296,10 @@ fn a_missing_file_is_damage() {
     assert!(log.next.file >= 2);
     log.files[1].clear();
     let damage = log.scan(BLOCK).1.unwrap_err();
-    assert_eq!((damage.file, damage.position, damage.kind), (1, 0, LogDamageKind::FileMissing));
+    assert_eq!(
+        (damage.file, damage.position, damage.kind),
+        (1, 0, LogDamageKind::FileMissing)
+    );
 }
 
 #[test]
@@ -250,8 +309,15 @@ fn a_payload_that_is_a_copy_of_the_log_is_never_taken_for_groups() {
     let copy = log.files[0][..5 * BLOCK].to_vec();
     let durable = log.next.sequence - 1;
     let torn = log.next;
-    let partition = PartitionId { topic: TopicId([7; 16]), index: 1 };
-    let entry = Entry { len: copy.len() as u32, batch_count: 1, ..Entry::new(RecordType::Append, partition) };
+    let partition = PartitionId {
+        topic: TopicId([7; 16]),
+        index: 1,
+    };
+    let entry = Entry {
+        len: copy.len() as u32,
+        batch_count: 1,
+        ..Entry::new(RecordType::Append, partition)
+    };
     log.write(entry, &copy, durable);
     log.files[torn.file as usize][torn.position as usize] ^= 1;
     let end = log.scan(BLOCK).1.unwrap();

@@ -4,18 +4,20 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use trireme_engine::PartitionId;
 use trireme_engine::batch::{BatchError, Limits, RawBatch, validate};
-use trireme_engine::layout::checkpoint::{Checkpoint, IndexEntry, TimeIndexEntry, parse_checkpoint};
+use trireme_engine::layout::BLOCK;
+use trireme_engine::layout::checkpoint::{
+    Checkpoint, IndexEntry, TimeIndexEntry, parse_checkpoint,
+};
+use trireme_engine::layout::entry::RecordType;
 use trireme_engine::layout::format_file::Format;
 use trireme_engine::layout::group::{GroupView, LogIdentity, parse_group, probe_header};
 use trireme_engine::layout::paths::{DataPath, SegmentFile};
 use trireme_engine::layout::payload::{Direct, FileEnd, parse_producers};
-use trireme_engine::layout::entry::RecordType;
 use trireme_engine::layout::sidecar::{SidecarEntry, SumEntry, parse_block};
 use trireme_engine::layout::slots::read_slots;
-use trireme_engine::layout::BLOCK;
 use trireme_engine::records::{RecordLimits, Records};
-use trireme_engine::PartitionId;
 
 /// Bytes of a key or value that are shown.
 const SHOWN_MAX: usize = 100;
@@ -30,7 +32,11 @@ pub struct What {
 
 /// Shows a data directory or a file of one. False if something in it was broken.
 pub fn dump(path: &Path, what: &What, out: &mut dyn Write) -> anyhow::Result<bool> {
-    if path.is_dir() { dump_directory(path, what, out) } else { dump_file(path, what, out) }
+    if path.is_dir() {
+        dump_directory(path, what, out)
+    } else {
+        dump_file(path, what, out)
+    }
 }
 
 fn dump_directory(root: &Path, what: &What, out: &mut dyn Write) -> anyhow::Result<bool> {
@@ -44,7 +50,10 @@ fn dump_directory(root: &Path, what: &What, out: &mut dyn Write) -> anyhow::Resu
         let wanted = match DataPath::parse(&relative) {
             Some(DataPath::Log { .. }) => what.groups,
             Some(DataPath::Checkpoint { .. }) => what.checkpoint,
-            Some(DataPath::Segment { file: SegmentFile::Log, .. }) => what.records || !only_some,
+            Some(DataPath::Segment {
+                file: SegmentFile::Log,
+                ..
+            }) => what.records || !only_some,
             _ => false,
         };
         if wanted {
@@ -57,24 +66,36 @@ fn dump_directory(root: &Path, what: &What, out: &mut dyn Write) -> anyhow::Resu
 fn collect(path: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in std::fs::read_dir(path)? {
         let path = entry?.path();
-        if path.is_dir() { collect(&path, paths)? } else { paths.push(path) }
+        if path.is_dir() {
+            collect(&path, paths)?
+        } else {
+            paths.push(path)
+        }
     }
     Ok(())
 }
 
 fn relative_to(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
+    path.strip_prefix(root)
+        .unwrap_or(path)
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The data directory that a file is in, and what it is there.
 fn place(path: &Path) -> anyhow::Result<(PathBuf, DataPath)> {
-    let path = path.canonicalize().with_context(|| path.display().to_string())?;
+    let path = path
+        .canonicalize()
+        .with_context(|| path.display().to_string())?;
     for root in path.ancestors().skip(1) {
         if let Some(place) = DataPath::parse(&relative_to(root, &path)) {
             return Ok((root.to_owned(), place));
         }
     }
-    anyhow::bail!("{}: not a file of a data directory, by its name", path.display())
+    anyhow::bail!(
+        "{}: not a file of a data directory, by its name",
+        path.display()
+    )
 }
 
 fn dump_file(path: &Path, what: &What, out: &mut dyn Write) -> anyhow::Result<bool> {
@@ -91,11 +112,20 @@ fn dump_file(path: &Path, what: &What, out: &mut dyn Write) -> anyhow::Result<bo
             Err(error) => return broken(out, error.position(), &error),
         },
         DataPath::Log { shard, file } => return dump_log(&root, shard, file, &bytes, out),
-        DataPath::Segment { file: SegmentFile::Log, .. } => return dump_batches(&bytes, what.records, out),
-        DataPath::Segment { partition, base_offset, file } => {
+        DataPath::Segment {
+            file: SegmentFile::Log,
+            ..
+        } => return dump_batches(&bytes, what.records, out),
+        DataPath::Segment {
+            partition,
+            base_offset,
+            file,
+        } => {
             return match file {
                 SegmentFile::Sum => dump_sidecar::<SumEntry>(partition, base_offset, &bytes, out),
-                SegmentFile::Index => dump_sidecar::<IndexEntry>(partition, base_offset, &bytes, out),
+                SegmentFile::Index => {
+                    dump_sidecar::<IndexEntry>(partition, base_offset, &bytes, out)
+                }
                 _ => dump_sidecar::<TimeIndexEntry>(partition, base_offset, &bytes, out),
             };
         }
@@ -104,7 +134,11 @@ fn dump_file(path: &Path, what: &What, out: &mut dyn Write) -> anyhow::Result<bo
     Ok(true)
 }
 
-fn broken(out: &mut dyn Write, position: u64, error: &dyn std::fmt::Display) -> anyhow::Result<bool> {
+fn broken(
+    out: &mut dyn Write,
+    position: u64,
+    error: &dyn std::fmt::Display,
+) -> anyhow::Result<bool> {
     writeln!(out, "BROKEN at byte {position}: {error}")?;
     Ok(false)
 }
@@ -114,13 +148,22 @@ fn dump_checkpoint(checkpoint: &Checkpoint, out: &mut dyn Write) -> io::Result<(
     writeln!(
         out,
         "checkpoint {} closed {} clean {} incarnation {} node epoch {} written {} ms",
-        checkpoint.number, checkpoint.closed, body.clean, body.incarnation, body.node_epoch, body.unix_ms
+        checkpoint.number,
+        checkpoint.closed,
+        body.clean,
+        body.incarnation,
+        body.node_epoch,
+        body.unix_ms
     )?;
     for extent in &body.extents {
         writeln!(out, "extent {extent:?}")?;
     }
     for file in &body.files {
-        writeln!(out, "log file {:03} use {} of {} bytes", file.index, file.file_use, file.size_bytes)?;
+        writeln!(
+            out,
+            "log file {:03} use {} of {} bytes",
+            file.index, file.file_use, file.size_bytes
+        )?;
     }
     for partition in &body.partitions {
         writeln!(
@@ -153,10 +196,18 @@ fn dump_checkpoint(checkpoint: &Checkpoint, out: &mut dyn Write) -> io::Result<(
             )?;
         }
         for epoch in &partition.epochs {
-            writeln!(out, "  epoch {} from offset {}", epoch.epoch, epoch.start_offset)?;
+            writeln!(
+                out,
+                "  epoch {} from offset {}",
+                epoch.epoch, epoch.start_offset
+            )?;
         }
         for producer in &partition.producers {
-            writeln!(out, "  producer {} epoch {} last seen {} ms", producer.producer_id, producer.epoch, producer.last_seen_ms)?;
+            writeln!(
+                out,
+                "  producer {} epoch {} last seen {} ms",
+                producer.producer_id, producer.epoch, producer.last_seen_ms
+            )?;
             for batch in &producer.batches {
                 writeln!(
                     out,
@@ -174,7 +225,13 @@ fn dump_checkpoint(checkpoint: &Checkpoint, out: &mut dyn Write) -> io::Result<(
 }
 
 /// All groups of the incarnations that the checkpoints know, in the order they lie in the file: of former uses too.
-fn dump_log(root: &Path, shard: u16, file: u32, bytes: &[u8], out: &mut dyn Write) -> anyhow::Result<bool> {
+fn dump_log(
+    root: &Path,
+    shard: u16,
+    file: u32,
+    bytes: &[u8],
+    out: &mut dyn Write,
+) -> anyhow::Result<bool> {
     let slot = |slot| std::fs::read(DataPath::Checkpoint { shard, slot }.below(root)).ok();
     let files = [slot(0), slot(1)];
     let slots = read_slots(shard, [files[0].as_deref(), files[1].as_deref()]);
@@ -187,27 +244,41 @@ fn dump_log(root: &Path, shard: u16, file: u32, bytes: &[u8], out: &mut dyn Writ
         }
     }
     if identities.is_empty() {
-        anyhow::bail!("{}: without a checkpoint nothing in a log can be told from noise", root.display());
+        anyhow::bail!(
+            "{}: without a checkpoint nothing in a log can be told from noise",
+            root.display()
+        );
     }
     let mut whole = true;
     let mut position = 0;
     while position + BLOCK <= bytes.len() {
         let here = &bytes[position..];
-        let found = identities.iter().find_map(|identity| probe_header(identity, here).ok().map(|header| (identity, header)));
+        let found = identities.iter().find_map(|identity| {
+            probe_header(identity, here)
+                .ok()
+                .map(|header| (identity, header))
+        });
         let Some((identity, header)) = found else {
             position += BLOCK;
             continue;
         };
         match parse_group(identity, file, header.file_use, position as u64, here) {
             Ok(group) => dump_group(identity, position, &group, out)?,
-            Err(error) => whole &= broken(out, position as u64 + error.position_in_group(), &error)?,
+            Err(error) => {
+                whole &= broken(out, position as u64 + error.position_in_group(), &error)?
+            }
         }
         position += header.length as usize;
     }
     Ok(whole)
 }
 
-fn dump_group(identity: &LogIdentity, position: usize, group: &GroupView<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
+fn dump_group(
+    identity: &LogIdentity,
+    position: usize,
+    group: &GroupView<'_>,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
     let header = &group.header;
     writeln!(
         out,
@@ -246,7 +317,9 @@ fn dump_group(identity: &LogIdentity, position: usize, group: &GroupView<'_>, ou
                 let direct = Direct::parse(record.payload, entry.position, entry.len)?;
                 write!(out, " {:?}", direct.split)?;
             }
-            RecordType::ProducerSnapshot => write!(out, " {} producers", parse_producers(record.payload)?.len())?,
+            RecordType::ProducerSnapshot => {
+                write!(out, " {} producers", parse_producers(record.payload)?.len())?
+            }
             _ => {}
         }
         writeln!(out)?;
@@ -261,8 +334,14 @@ fn dump_batches(bytes: &[u8], records: bool, out: &mut dyn Write) -> anyhow::Res
         let batch = match RawBatch::first(&bytes[position..]) {
             Ok(batch) => batch,
             // What was allocated ahead.
-            Err(BatchError::Magic(0) | BatchError::Truncated { .. }) if bytes[position..].iter().all(|byte| *byte == 0) => {
-                writeln!(out, "{} bytes of zeros from byte {position} on", bytes.len() - position)?;
+            Err(BatchError::Magic(0) | BatchError::Truncated { .. })
+                if bytes[position..].iter().all(|byte| *byte == 0) =>
+            {
+                writeln!(
+                    out,
+                    "{} bytes of zeros from byte {position} on",
+                    bytes.len() - position
+                )?;
                 return Ok(whole);
             }
             Err(error) => return broken(out, position as u64, &error),
@@ -275,16 +354,27 @@ fn dump_batches(bytes: &[u8], records: bool, out: &mut dyn Write) -> anyhow::Res
             header.last_offset(),
             header.records_count(),
             batch.bytes().len(),
-            header.codec().map_or("unknown".to_owned(), |codec| format!("{codec:?}").to_lowercase()),
+            header
+                .codec()
+                .map_or("unknown".to_owned(), |codec| format!("{codec:?}")
+                    .to_lowercase()),
             header.base_timestamp(),
             header.max_timestamp(),
-            if header.timestamp_type() == trireme_engine::batch::TimestampType::LogAppendTime { " (append time)" } else { "" },
+            if header.timestamp_type() == trireme_engine::batch::TimestampType::LogAppendTime {
+                " (append time)"
+            } else {
+                ""
+            },
             header.leader_epoch(),
             header.producer_id(),
             header.producer_epoch(),
             header.base_sequence(),
             header.crc(),
-            if header.is_transactional() { " transactional" } else { "" },
+            if header.is_transactional() {
+                " transactional"
+            } else {
+                ""
+            },
             if header.is_control() { " control" } else { "" },
         )?;
         if let Err(error) = validate(batch.bytes(), &Limits::log(usize::MAX)) {
@@ -307,7 +397,14 @@ fn dump_records(batch: &[u8], position: usize, out: &mut dyn Write) -> anyhow::R
             Ok(record) => record,
             Err(error) => return broken(out, position as u64, &error),
         };
-        write!(out, "  {} time {} key {} value {}", record.offset, record.timestamp_ms, show(record.key), show(record.value))?;
+        write!(
+            out,
+            "  {} time {} key {} value {}",
+            record.offset,
+            record.timestamp_ms,
+            show(record.key),
+            show(record.value)
+        )?;
         for (name, value) in record.headers.clone() {
             write!(out, " {}={}", show(Some(name)), show(value))?;
         }
@@ -320,7 +417,11 @@ fn dump_records(batch: &[u8], position: usize, out: &mut dyn Write) -> anyhow::R
 fn show(bytes: Option<&[u8]>) -> String {
     match bytes {
         None => "null".to_owned(),
-        Some(bytes) if bytes.len() > SHOWN_MAX => format!("\"{}\"… ({} bytes)", bytes[..SHOWN_MAX].escape_ascii(), bytes.len()),
+        Some(bytes) if bytes.len() > SHOWN_MAX => format!(
+            "\"{}\"… ({} bytes)",
+            bytes[..SHOWN_MAX].escape_ascii(),
+            bytes.len()
+        ),
         Some(bytes) => format!("\"{}\"", bytes.escape_ascii()),
     }
 }

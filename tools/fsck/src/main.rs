@@ -116,14 +116,25 @@ fn run_verify(args: &VerifyArgs) -> anyhow::Result<Verdict> {
         },
         ..Options::default()
     };
-    let options = Options { threads: args.threads.unwrap_or(options.threads), ..options };
+    let options = Options {
+        threads: args.threads.unwrap_or(options.threads),
+        ..options
+    };
     let report = with_progress(&done, total, || verify(&source, &options))?;
-    if args.json { println!("{}", report.to_json()) } else { println!("{report}") }
+    if args.json {
+        println!("{}", report.to_json())
+    } else {
+        println!("{report}")
+    }
     Ok(report.verdict())
 }
 
 fn run_dump(args: &DumpArgs) -> anyhow::Result<Verdict> {
-    let what = dump::What { records: args.records, groups: args.groups, checkpoint: args.checkpoint };
+    let what = dump::What {
+        records: args.records,
+        groups: args.groups,
+        checkpoint: args.checkpoint,
+    };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut whole = true;
     for path in &args.paths {
@@ -134,11 +145,17 @@ fn run_dump(args: &DumpArgs) -> anyhow::Result<Verdict> {
         }
     }
     out.flush()?;
-    Ok(if whole { Verdict::Clean } else { Verdict::Damaged })
+    Ok(if whole {
+        Verdict::Clean
+    } else {
+        Verdict::Damaged
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn run_torture(args: &TortureArgs) -> anyhow::Result<Verdict> {
@@ -147,7 +164,11 @@ fn run_torture(args: &TortureArgs) -> anyhow::Result<Verdict> {
     let threads = args.threads.unwrap_or(options.threads);
     let outcome = torture::torture(&Directory::new(&args.dir), threads, args.every)?;
     println!("{outcome}");
-    Ok(if outcome.missed.is_empty() { Verdict::Clean } else { Verdict::Damaged })
+    Ok(if outcome.missed.is_empty() {
+        Verdict::Clean
+    } else {
+        Verdict::Damaged
+    })
 }
 
 /// Keeps a broker from starting meanwhile; refuses when one runs.
@@ -155,7 +176,10 @@ fn lock(dir: &Path) -> anyhow::Result<Option<std::fs::File>> {
     if !dir.is_dir() {
         anyhow::bail!("{}: no such directory", dir.display());
     }
-    if !["format", "wal", "partitions"].iter().any(|name| dir.join(name).exists()) {
+    if !["format", "wal", "partitions"]
+        .iter()
+        .any(|name| dir.join(name).exists())
+    {
         anyhow::bail!("{}: not a data directory", dir.display());
     }
     let Ok(file) = std::fs::File::open(dir.join("LOCK")) else {
@@ -164,8 +188,12 @@ fn lock(dir: &Path) -> anyhow::Result<Option<std::fs::File>> {
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(Some(file)),
-        Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!("{}: a broker runs on it", dir.display()),
-        Err(std::fs::TryLockError::Error(error)) => anyhow::bail!("{}: cannot be locked: {error}", dir.display()),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            anyhow::bail!("{}: a broker runs on it", dir.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            anyhow::bail!("{}: cannot be locked: {error}", dir.display())
+        }
     }
 }
 
@@ -184,7 +212,11 @@ fn with_progress<R>(done: &AtomicU64, total: u64, work: impl FnOnce() -> R) -> R
                 if start.elapsed() > Duration::from_secs(1) {
                     let done = done.load(Ordering::Relaxed);
                     let rate = Bytes((done as f64 / start.elapsed().as_secs_f64()) as u64);
-                    eprint!("\r{:3} % of {}, {rate}/s ", done * 100 / total.max(1), Bytes(total));
+                    eprint!(
+                        "\r{:3} % of {}, {rate}/s ",
+                        done * 100 / total.max(1),
+                        Bytes(total)
+                    );
                     shown = true;
                 }
             }

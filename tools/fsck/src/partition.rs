@@ -15,18 +15,32 @@ pub fn segments_to_check(plan: &PartitionPlan) -> Vec<i64> {
     if plan.deleted {
         return Vec::new();
     }
-    plan.segments.keys().copied().filter(|base| !plan.is_dead(*base)).collect()
+    plan.segments
+        .keys()
+        .copied()
+        .filter(|base| !plan.is_dead(*base))
+        .collect()
 }
 
 /// The checks that need all segments. `summaries` are in order.
-pub fn check_partition(tree: &Tree, plan: &PartitionPlan, summaries: &[SegmentSummary], report: &mut Report) {
+pub fn check_partition(
+    tree: &Tree,
+    plan: &PartitionPlan,
+    summaries: &[SegmentSummary],
+    report: &mut Report,
+) {
     report.counts.partitions += 1;
     check_files(tree, plan, report);
     if plan.deleted {
         return;
     }
     let name = |base: i64| {
-        DataPath::Segment { partition: plan.state.id, base_offset: base, file: SegmentFile::Log }.relative()
+        DataPath::Segment {
+            partition: plan.state.id,
+            base_offset: base,
+            file: SegmentFile::Log,
+        }
+        .relative()
     };
     for pair in summaries.windows(2) {
         if pair[0].complete && pair[0].end_offset != pair[1].base_offset {
@@ -34,21 +48,39 @@ pub fn check_partition(tree: &Tree, plan: &PartitionPlan, summaries: &[SegmentSu
                 name(pair[1].base_offset),
                 0,
                 0,
-                format_args!("begins with offset {} where the one before ends with {}", pair[1].base_offset, pair[0].end_offset),
+                format_args!(
+                    "begins with offset {} where the one before ends with {}",
+                    pair[1].base_offset, pair[0].end_offset
+                ),
             );
         }
     }
     if let (Some(first), Some(last)) = (summaries.first(), summaries.last()) {
         if first.base_offset > plan.log_start {
-            report.damage(name(first.base_offset), 0, 0, format_args!("the log start {} is before the first segment", plan.log_start));
+            report.damage(
+                name(first.base_offset),
+                0,
+                0,
+                format_args!(
+                    "the log start {} is before the first segment",
+                    plan.log_start
+                ),
+            );
         }
-        let is_last = plan.segments.last_key_value().is_some_and(|(base, _)| *base == last.base_offset);
+        let is_last = plan
+            .segments
+            .last_key_value()
+            .is_some_and(|(base, _)| *base == last.base_offset);
         if is_last && last.complete && last.end_offset != plan.next_offset() {
             report.damage(
                 name(last.base_offset),
                 0,
                 0,
-                format_args!("ends with offset {}, the partition with {}", last.end_offset, plan.next_offset()),
+                format_args!(
+                    "ends with offset {}, the partition with {}",
+                    last.end_offset,
+                    plan.next_offset()
+                ),
             );
         }
     }
@@ -64,27 +96,49 @@ fn check_files(tree: &Tree, plan: &PartitionPlan, report: &mut Report) {
     }
     for (base, file, size) in tree.segment_files(plan.state.id) {
         if !plan.segments.contains_key(&base) {
-            let path = DataPath::Segment { partition: plan.state.id, base_offset: base, file };
-            report.damage(path.relative(), 0, size, "a file of a segment that does not exist");
+            let path = DataPath::Segment {
+                partition: plan.state.id,
+                base_offset: base,
+                file,
+            };
+            report.damage(
+                path.relative(),
+                0,
+                size,
+                "a file of a segment that does not exist",
+            );
         }
     }
 }
 
-fn check_epochs(plan: &PartitionPlan, summaries: &[SegmentSummary], name: &dyn Fn(i64) -> String, report: &mut Report) {
+fn check_epochs(
+    plan: &PartitionPlan,
+    summaries: &[SegmentSummary],
+    name: &dyn Fn(i64) -> String,
+    report: &mut Report,
+) {
     let table = &plan.state.epochs;
     for summary in summaries {
         for (epoch, offset) in &summary.epochs {
             // Beyond it, the checkpoint does not know yet; before the log start, it need not know any more.
-            if *offset >= plan.state.next_offset || *offset < plan.state.log_start || table.is_empty() {
+            if *offset >= plan.state.next_offset
+                || *offset < plan.state.log_start
+                || table.is_empty()
+            {
                 continue;
             }
-            let known = table.iter().rfind(|entry| entry.start_offset <= *offset).map(|entry| entry.epoch);
+            let known = table
+                .iter()
+                .rfind(|entry| entry.start_offset <= *offset)
+                .map(|entry| entry.epoch);
             if known != Some(*epoch) {
                 report.damage(
                     name(summary.base_offset),
                     0,
                     0,
-                    format_args!("offset {offset} has leader epoch {epoch}, the checkpoint says {known:?}"),
+                    format_args!(
+                        "offset {offset} has leader epoch {epoch}, the checkpoint says {known:?}"
+                    ),
                 );
             }
         }
@@ -99,15 +153,22 @@ fn check_producers(plan: &PartitionPlan, summaries: &[SegmentSummary], report: &
     if summaries.iter().any(|summary| !summary.complete) {
         return;
     }
-    let first_offset = summaries.first().map_or(i64::MAX, |summary| summary.base_offset);
+    let first_offset = summaries
+        .first()
+        .map_or(i64::MAX, |summary| summary.base_offset);
     let mut traces: BTreeMap<i64, Vec<ProducerTrace>> = BTreeMap::new();
     for summary in summaries {
         for (producer, found) in &summary.producers {
-            traces.entry(*producer).or_default().extend_from_slice(found);
+            traces
+                .entry(*producer)
+                .or_default()
+                .extend_from_slice(found);
         }
     }
     for producer in &plan.state.producers {
-        let found = traces.get(&producer.producer_id).map_or(&[][..], Vec::as_slice);
+        let found = traces
+            .get(&producer.producer_id)
+            .map_or(&[][..], Vec::as_slice);
         for batch in &producer.batches {
             if batch.base_offset < first_offset || batch.base_offset >= plan.next_offset() {
                 continue;
@@ -124,7 +185,10 @@ fn check_producers(plan: &PartitionPlan, summaries: &[SegmentSummary], report: &
                     &checkpoint,
                     0,
                     0,
-                    format_args!("{}: producer {} has no such batch: {trace:?}", plan.state.id, producer.producer_id),
+                    format_args!(
+                        "{}: producer {} has no such batch: {trace:?}",
+                        plan.state.id, producer.producer_id
+                    ),
                 );
             }
         }

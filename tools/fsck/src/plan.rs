@@ -75,7 +75,10 @@ pub enum PartBytes {
 
 impl SegmentPlan {
     fn of(state: &SegmentState) -> SegmentPlan {
-        let mut plan = SegmentPlan { state: Some(state.clone()), ..SegmentPlan::default() };
+        let mut plan = SegmentPlan {
+            state: Some(state.clone()),
+            ..SegmentPlan::default()
+        };
         plan.push(0, state.flushed_bytes, PartBytes::File);
         plan
     }
@@ -106,7 +109,11 @@ impl SegmentPlan {
         if to > end {
             let new = &bytes[(end - position) as usize..];
             match self.parts.last_mut() {
-                Some(Part { to, bytes: PartBytes::Log(old), .. }) => {
+                Some(Part {
+                    to,
+                    bytes: PartBytes::Log(old),
+                    ..
+                }) => {
                     old.extend_from_slice(new);
                     *to += new.len() as u64;
                 }
@@ -136,7 +143,11 @@ impl PartitionPlan {
         PartitionPlan {
             shard,
             state: state.clone(),
-            segments: state.segments.iter().map(|segment| (segment.base_offset, SegmentPlan::of(segment))).collect(),
+            segments: state
+                .segments
+                .iter()
+                .map(|segment| (segment.base_offset, SegmentPlan::of(segment)))
+                .collect(),
             log_start: state.log_start,
             deleted: state.deleting,
             clean,
@@ -156,13 +167,19 @@ impl PartitionPlan {
 
     /// Whether a segment lies below the log start altogether: its files are removed, or will be.
     pub fn is_dead(&self, base_offset: i64) -> bool {
-        let next = self.segments.range(base_offset + 1..).next().map_or(self.next_offset(), |(next, _)| *next);
+        let next = self
+            .segments
+            .range(base_offset + 1..)
+            .next()
+            .map_or(self.next_offset(), |(next, _)| *next);
         next <= self.log_start
     }
 
     /// The offset behind the last record.
     pub fn next_offset(&self) -> i64 {
-        self.next.map_or(self.state.next_offset, |next| next.offset.max(self.state.next_offset))
+        self.next.map_or(self.state.next_offset, |next| {
+            next.offset.max(self.state.next_offset)
+        })
     }
 
     /// Takes a record of the log, of group `sequence`. An error says what is wrong with it.
@@ -178,9 +195,14 @@ impl PartitionPlan {
                 }
             }
             RecordType::Direct => {
-                let before = Next { offset: entry.base_offset, segment: entry.segment_base, position: entry.position };
+                let before = Next {
+                    offset: entry.base_offset,
+                    segment: entry.segment_base,
+                    position: entry.position,
+                };
                 let is_current = self.follows(entry)? && is_current;
-                let direct = Direct::parse(record.payload, entry.position, entry.len).map_err(|error| error.to_string())?;
+                let direct = Direct::parse(record.payload, entry.position, entry.len)
+                    .map_err(|error| error.to_string())?;
                 self.check_summaries(entry, &direct)?;
                 if is_current {
                     self.apply_direct(entry, &direct)?;
@@ -188,12 +210,19 @@ impl PartitionPlan {
                 }
             }
             // Of a segment that is gone nothing is carried to anywhere.
-            RecordType::Carried if is_current && self.segments.contains_key(&entry.segment_base) => {
+            RecordType::Carried
+                if is_current && self.segments.contains_key(&entry.segment_base) =>
+            {
                 self.extend(entry, entry.position, record.payload)?;
             }
-            RecordType::BlockImage if is_current && self.segments.contains_key(&entry.segment_base) => {
+            RecordType::BlockImage
+                if is_current && self.segments.contains_key(&entry.segment_base) =>
+            {
                 let segment = self.segments.entry(entry.segment_base).or_default();
-                let flushed = segment.state.as_ref().map_or(0, |state| state.flushed_bytes);
+                let flushed = segment
+                    .state
+                    .as_ref()
+                    .map_or(0, |state| state.flushed_bytes);
                 // An image that ends where the flushed bytes end is of the block that may be torn since; one that ends
                 // before was followed by a flush that wrote the block anew.
                 if entry.end_position() == flushed && !self.clean {
@@ -204,7 +233,9 @@ impl PartitionPlan {
                 self.extend(entry, entry.position, record.payload)?;
             }
             RecordType::Done if is_current => {
-                let begins = |next: &Next| (next.segment, next.position) == (entry.segment_base, entry.position);
+                let begins = |next: &Next| {
+                    (next.segment, next.position) == (entry.segment_base, entry.position)
+                };
                 if self.unfinished.as_ref().is_some_and(begins) {
                     self.finish_direct();
                 }
@@ -214,7 +245,9 @@ impl PartitionPlan {
                     self.cut(entry.segment_base, entry.position);
                     self.state.next_offset = self.state.next_offset.min(entry.base_offset);
                 } else {
-                    self.segments.values_mut().for_each(|segment| drop(segment.known.split_off(&entry.position)));
+                    self.segments
+                        .values_mut()
+                        .for_each(|segment| drop(segment.known.split_off(&entry.position)));
                 }
                 self.next = Some(Next {
                     offset: entry.base_offset,
@@ -223,7 +256,9 @@ impl PartitionPlan {
                 });
                 self.unfinished = None;
             }
-            RecordType::LogStart if is_current => self.log_start = self.log_start.max(entry.base_offset),
+            RecordType::LogStart if is_current => {
+                self.log_start = self.log_start.max(entry.base_offset)
+            }
             RecordType::ProducerSnapshot => {
                 parse_producers(record.payload).map_err(|error| error.to_string())?;
             }
@@ -236,11 +271,20 @@ impl PartitionPlan {
     /// An append goes on where the last one of the log ended, in offsets and in bytes, or begins a segment. False if it is
     /// of a segment that was deleted since.
     fn follows(&mut self, entry: &Entry) -> Result<bool, String> {
-        let begin = Next { offset: entry.base_offset, segment: entry.segment_base, position: entry.position };
+        let begin = Next {
+            offset: entry.base_offset,
+            segment: entry.segment_base,
+            position: entry.position,
+        };
         if let Some(unfinished) = self.unfinished.take() {
             if begin == unfinished || (begin.offset == unfinished.offset && begin.position == 0) {
                 // A start in between found the run unfinished and dropped it. What was flushed since is of what came later.
-                let flushed = |segment: &SegmentPlan| segment.state.as_ref().map_or(0, |state| state.flushed_bytes);
+                let flushed = |segment: &SegmentPlan| {
+                    segment
+                        .state
+                        .as_ref()
+                        .map_or(0, |state| state.flushed_bytes)
+                };
                 let flushed = self.segments.get(&unfinished.segment).map_or(0, flushed);
                 self.cut(unfinished.segment, unfinished.position.max(flushed));
                 if let Some(segment) = self.segments.get_mut(&unfinished.segment) {
@@ -257,11 +301,17 @@ impl PartitionPlan {
             if begin.offset != next.offset || !(begin == next || rolls) {
                 return Err(format!(
                     "offset {} at byte {} of segment {} instead of offset {} at byte {} of segment {}",
-                    begin.offset, begin.position, begin.segment, next.offset, next.position, next.segment
+                    begin.offset,
+                    begin.position,
+                    begin.segment,
+                    next.offset,
+                    next.position,
+                    next.segment
                 ));
             }
         }
-        let is_there = self.segments.contains_key(&entry.segment_base) || entry.segment_base >= self.next_offset();
+        let is_there = self.segments.contains_key(&entry.segment_base)
+            || entry.segment_base >= self.next_offset();
         self.next = Some(Next {
             offset: entry.last_offset + 1,
             segment: entry.segment_base,
@@ -280,7 +330,11 @@ impl PartitionPlan {
     /// The blocks of the last direct run are durable.
     fn finish_direct(&mut self) {
         self.unfinished = None;
-        for part in self.segments.values_mut().flat_map(|segment| &mut segment.parts) {
+        for part in self
+            .segments
+            .values_mut()
+            .flat_map(|segment| &mut segment.parts)
+        {
             if matches!(part.bytes, PartBytes::Unfinished) {
                 part.bytes = PartBytes::File;
             }
@@ -292,7 +346,11 @@ impl PartitionPlan {
         if let Some(segment) = self.segments.get_mut(&entry.segment_base) {
             segment.known.insert(position, batch);
         } else if entry.segment_base >= self.state.next_offset {
-            self.segments.entry(entry.segment_base).or_default().known.insert(position, batch);
+            self.segments
+                .entry(entry.segment_base)
+                .or_default()
+                .known
+                .insert(position, batch);
         }
     }
 
@@ -304,16 +362,30 @@ impl PartitionPlan {
             let batch = batch.map_err(|error| error.to_string())?;
             let header = batch.header();
             if header.base_offset() != next {
-                return Err(format!("a batch with offset {} instead of {next}", header.base_offset()));
+                return Err(format!(
+                    "a batch with offset {} instead of {next}",
+                    header.base_offset()
+                ));
             }
-            self.note(entry, position, KnownBatch { base_offset: next, crc: Some(header.crc()) });
+            self.note(
+                entry,
+                position,
+                KnownBatch {
+                    base_offset: next,
+                    crc: Some(header.crc()),
+                },
+            );
             next = header.next_offset();
             position += batch.bytes().len() as u64;
             batches += 1;
             records = records.wrapping_add(header.records_count() as u32);
         }
-        if (next, batches, records) != (entry.last_offset + 1, entry.batch_count, entry.record_count) {
-            return Err(format!("{batches} batches with {records} records up to offset {next}: not what the directory says"));
+        if (next, batches, records)
+            != (entry.last_offset + 1, entry.batch_count, entry.record_count)
+        {
+            return Err(format!(
+                "{batches} batches with {records} records up to offset {next}: not what the directory says"
+            ));
         }
         Ok(())
     }
@@ -322,13 +394,25 @@ impl PartitionPlan {
         let mut next = entry.base_offset;
         for summary in direct.summaries() {
             if summary.base_offset != next {
-                return Err(format!("a batch with offset {} instead of {next}", summary.base_offset));
+                return Err(format!(
+                    "a batch with offset {} instead of {next}",
+                    summary.base_offset
+                ));
             }
-            self.note(entry, summary.position, KnownBatch { base_offset: next, crc: None });
+            self.note(
+                entry,
+                summary.position,
+                KnownBatch {
+                    base_offset: next,
+                    crc: None,
+                },
+            );
             next = summary.last_offset() + 1;
         }
         if next != entry.last_offset + 1 || direct.summaries().len() != entry.batch_count as usize {
-            return Err(format!("batches up to offset {next}: not what the directory says"));
+            return Err(format!(
+                "batches up to offset {next}: not what the directory says"
+            ));
         }
         Ok(())
     }
@@ -354,7 +438,10 @@ impl PartitionPlan {
         let segment = self.segments.entry(entry.segment_base).or_default();
         let end = segment.end();
         if end < head_end {
-            return Err(format!("a direct run behind byte {end} of segment {}", entry.segment_base));
+            return Err(format!(
+                "a direct run behind byte {end} of segment {}",
+                entry.segment_base
+            ));
         }
         if end < blocks_end {
             segment.push(end, blocks_end, PartBytes::Unfinished);

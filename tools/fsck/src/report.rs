@@ -62,9 +62,26 @@ macro_rules! add_fields {
 impl Counts {
     fn add(&mut self, other: &Counts) {
         add_fields!(
-            self, other, files, shards, shards_cleanly_shut, log_groups, log_records, log_live_bytes, log_former_bytes,
-            partitions, segments, sealed_segments, segment_bytes, unflushed_bytes, batches, records, sums, index_entries,
-            producers, unlisted_findings
+            self,
+            other,
+            files,
+            shards,
+            shards_cleanly_shut,
+            log_groups,
+            log_records,
+            log_live_bytes,
+            log_former_bytes,
+            partitions,
+            segments,
+            sealed_segments,
+            segment_bytes,
+            unflushed_bytes,
+            batches,
+            records,
+            sums,
+            index_entries,
+            producers,
+            unlisted_findings
         );
     }
 }
@@ -97,17 +114,36 @@ impl Report {
         }
     }
 
-    pub fn add(&mut self, severity: Severity, file: impl Into<String>, position: u64, len: u64, what: impl fmt::Display) {
+    pub fn add(
+        &mut self,
+        severity: Severity,
+        file: impl Into<String>,
+        position: u64,
+        len: u64,
+        what: impl fmt::Display,
+    ) {
         if self.findings.len() >= LISTED_MAX {
             self.counts.unlisted_findings += 1;
             return;
         }
-        let finding = Finding { severity, file: file.into(), position, len, what: what.to_string() };
+        let finding = Finding {
+            severity,
+            file: file.into(),
+            position,
+            len,
+            what: what.to_string(),
+        };
         // One cause is often met twice, as a sum and as a batch; the same place needs one line only.
         self.findings.push(finding);
     }
 
-    pub fn damage(&mut self, file: impl Into<String>, position: u64, len: u64, what: impl fmt::Display) {
+    pub fn damage(
+        &mut self,
+        file: impl Into<String>,
+        position: u64,
+        len: u64,
+        what: impl fmt::Display,
+    ) {
         self.add(Severity::Damage, file, position, len, what);
     }
 
@@ -115,7 +151,13 @@ impl Report {
         if error.kind() == std::io::ErrorKind::NotFound {
             self.damage(file, 0, 0, "missing");
         } else {
-            self.add(Severity::Unchecked, file, position, 0, format_args!("cannot be read: {error}"));
+            self.add(
+                Severity::Unchecked,
+                file,
+                position,
+                0,
+                format_args!("cannot be read: {error}"),
+            );
         }
     }
 
@@ -156,7 +198,11 @@ impl fmt::Display for Report {
                 Severity::Torn => "torn",
                 Severity::Unchecked => "UNREADABLE",
             };
-            writeln!(f, "{kind}: {} at byte {}: {}", finding.file, finding.position, finding.what)?;
+            writeln!(
+                f,
+                "{kind}: {} at byte {}: {}",
+                finding.file, finding.position, finding.what
+            )?;
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
@@ -187,13 +233,18 @@ impl fmt::Display for Report {
             counts.records,
             counts.producers,
         )?;
-        writeln!(f, "{} files, {} sums, {} index entries checked", counts.files, counts.sums, counts.index_entries)?;
+        writeln!(
+            f,
+            "{} files, {} sums, {} index entries checked",
+            counts.files, counts.sums, counts.index_entries
+        )?;
         write!(
             f,
             "{}",
             match self.verdict() {
                 Verdict::Clean => "clean",
-                Verdict::TornTail => "torn tail: an unclean shutdown, nothing acknowledged is missing",
+                Verdict::TornTail =>
+                    "torn tail: an unclean shutdown, nothing acknowledged is missing",
                 Verdict::Damaged => "DAMAGED",
                 Verdict::CouldNotCheck => "could not check everything",
             }

@@ -82,7 +82,13 @@ pub fn check_segment(
     let time_index = check.sidecar(state.time_index_in_file, &state.pending_time_index);
     check.report.counts.sums += sums.len() as u64;
     check.report.counts.index_entries += (index.len() + time_index.len()) as u64;
-    let walker = Walker::new(base_offset, plan, partition.state.next_offset, index, time_index);
+    let walker = Walker::new(
+        base_offset,
+        plan,
+        partition.state.next_offset,
+        index,
+        time_index,
+    );
     check.walk(&sums, walker, progress)
 }
 
@@ -100,10 +106,20 @@ pub fn check_part(
     let plan = &partition.segments[&base_offset];
     let Some(state) = &plan.state else { return };
     let exact = state.sealed || partition.clean;
-    let mut check = Check { source, tree, partition: partition.state.id, plan, base_offset, exact, report };
+    let mut check = Check {
+        source,
+        tree,
+        partition: partition.state.id,
+        plan,
+        base_offset,
+        exact,
+        report,
+    };
     match file {
         SegmentFile::Index => drop(check.sidecar(state.index_in_file, &state.pending_index)),
-        SegmentFile::TimeIndex => drop(check.sidecar(state.time_index_in_file, &state.pending_time_index)),
+        SegmentFile::TimeIndex => {
+            drop(check.sidecar(state.time_index_in_file, &state.pending_time_index))
+        }
         SegmentFile::Sum => drop(check.sidecar::<SumEntry>(state.sums_in_file, &[])),
         SegmentFile::Log => {
             check.check_lengths();
@@ -114,7 +130,16 @@ pub fn check_part(
             let mut buffer = Buffer::default();
             let seed = segment_seed(check.partition, base_offset);
             match source.read(&name, at, len, &mut buffer) {
-                Ok(bytes) => drop(check_block(seed, at, bytes, &sums, plan, false, &name, check.report)),
+                Ok(bytes) => drop(check_block(
+                    seed,
+                    at,
+                    bytes,
+                    &sums,
+                    plan,
+                    false,
+                    &name,
+                    check.report,
+                )),
                 Err(error) => check.report.unreadable(&name, at, error),
             }
         }
@@ -123,7 +148,11 @@ pub fn check_part(
 
 impl Check<'_> {
     fn path(&self, file: SegmentFile) -> DataPath {
-        DataPath::Segment { partition: self.partition, base_offset: self.base_offset, file }
+        DataPath::Segment {
+            partition: self.partition,
+            base_offset: self.base_offset,
+            file,
+        }
     }
 
     fn log_path(&self) -> String {
@@ -172,7 +201,12 @@ impl Check<'_> {
                 format_args!("{size} bytes long instead of {expected}, for {in_file} entries"),
             ),
             Some(size) if size < expected => {
-                self.report.damage(&name, size, 0, format_args!("{size} bytes long, but {in_file} entries are in it"));
+                self.report.damage(
+                    &name,
+                    size,
+                    0,
+                    format_args!("{size} bytes long, but {in_file} entries are in it"),
+                );
             }
             // An empty one may have been left by a crash.
             Some(0) if in_file == 0 && self.exact => self.report.damage(&name, 0, 0, "empty"),
@@ -189,25 +223,49 @@ impl Check<'_> {
             }
         };
         for (block, bytes) in bytes.chunks(BLOCK).enumerate() {
-            let parsed = parse_block(self.partition, self.base_offset, block as u32, bytes, &mut entries);
+            let parsed = parse_block(
+                self.partition,
+                self.base_offset,
+                block as u32,
+                bytes,
+                &mut entries,
+            );
             let position = (block * BLOCK) as u64;
             match parsed {
                 Ok(count) if count < E::PER_BLOCK && entries.len() < in_file => {
-                    self.report.damage(&name, position, BLOCK as u64, "a block that is not full before the last one");
+                    self.report.damage(
+                        &name,
+                        position,
+                        BLOCK as u64,
+                        "a block that is not full before the last one",
+                    );
                 }
                 Ok(_) => {}
                 Err(error) => {
                     self.report.damage(&name, position, BLOCK as u64, error);
                     // Keeps the others in their places.
-                    entries.resize(((block + 1) * E::PER_BLOCK).min(in_file), E::decode(&[0; 16][..E::BYTES]));
+                    entries.resize(
+                        ((block + 1) * E::PER_BLOCK).min(in_file),
+                        E::decode(&[0; 16][..E::BYTES]),
+                    );
                 }
             }
         }
         if entries.len() < in_file && size.is_some_and(|size| size >= expected) {
-            self.report.damage(&name, 0, expected, format_args!("{} entries instead of {in_file}", entries.len()));
+            self.report.damage(
+                &name,
+                0,
+                expected,
+                format_args!("{} entries instead of {in_file}", entries.len()),
+            );
         }
         if self.exact && entries.len() > in_file {
-            self.report.damage(&name, 0, expected, format_args!("{} entries instead of {in_file}", entries.len()));
+            self.report.damage(
+                &name,
+                0,
+                expected,
+                format_args!("{} entries instead of {in_file}", entries.len()),
+            );
         }
         entries.truncate(in_file);
         entries.extend_from_slice(pending);
@@ -215,7 +273,12 @@ impl Check<'_> {
     }
 
     /// Reads the segment from its beginning to its end.
-    fn walk(&mut self, sums: &[SumEntry], mut walker: Walker<'_>, progress: &dyn Fn(u64)) -> SegmentSummary {
+    fn walk(
+        &mut self,
+        sums: &[SumEntry],
+        mut walker: Walker<'_>,
+        progress: &dyn Fn(u64),
+    ) -> SegmentSummary {
         let seed = segment_seed(self.partition, self.base_offset);
         let name = self.log_path();
         let mut buffer = Buffer::default();
@@ -241,7 +304,16 @@ impl Check<'_> {
                         let unfinished = matches!(part.bytes, PartBytes::Unfinished);
                         for (index, block) in bytes.chunks(SUM_BLOCK).enumerate() {
                             let at = position + (index * SUM_BLOCK) as u64;
-                            if !check_block(seed, at, block, sums, self.plan, unfinished, &name, self.report) {
+                            if !check_block(
+                                seed,
+                                at,
+                                block,
+                                sums,
+                                self.plan,
+                                unfinished,
+                                &name,
+                                self.report,
+                            ) {
                                 return walker.summary(false);
                             }
                         }
@@ -285,7 +357,16 @@ fn check_block(
         report.add(Severity::Torn, name, at, len, what);
         return false;
     }
-    report.damage(name, at, len, if expected.is_some() { "the block does not match its sum" } else { "there is no sum of the block" });
+    report.damage(
+        name,
+        at,
+        len,
+        if expected.is_some() {
+            "the block does not match its sum"
+        } else {
+            "there is no sum of the block"
+        },
+    );
     true
 }
 
@@ -331,7 +412,11 @@ impl<'a> Walker<'a> {
             first_timestamp: -1,
             max_timestamp: -1,
             max_timestamp_offset: -1,
-            summary: SegmentSummary { base_offset, end_offset: base_offset, ..SegmentSummary::default() },
+            summary: SegmentSummary {
+                base_offset,
+                end_offset: base_offset,
+                ..SegmentSummary::default()
+            },
             lost: false,
         }
     }
@@ -387,25 +472,49 @@ impl<'a> Walker<'a> {
         let (position, len) = (self.position, batch.bytes().len() as u64);
         let mut damage = |what: std::fmt::Arguments<'_>| report.damage(name, position, len, what);
         if let Err(error) = validate(batch.bytes(), &Limits::log(usize::MAX)) {
-            damage(format_args!("batch with offset {}: {error}", header.base_offset()));
+            damage(format_args!(
+                "batch with offset {}: {error}",
+                header.base_offset()
+            ));
         }
         if header.base_offset() != self.next_offset {
-            damage(format_args!("a batch with offset {} instead of {}", header.base_offset(), self.next_offset));
+            damage(format_args!(
+                "a batch with offset {} instead of {}",
+                header.base_offset(),
+                self.next_offset
+            ));
         }
         if let Some(known) = self.plan.known.get(&position) {
-            if known.base_offset != header.base_offset() || known.crc.is_some_and(|crc| crc != header.crc()) {
-                damage(format_args!("not the batch that the commit log has here (offset {})", known.base_offset));
+            if known.base_offset != header.base_offset()
+                || known.crc.is_some_and(|crc| crc != header.crc())
+            {
+                damage(format_args!(
+                    "not the batch that the commit log has here (offset {})",
+                    known.base_offset
+                ));
             }
-        } else if self.plan.known.range(..position).next_back().is_some_and(|_| self.plan.known.range(position..).next().is_some()) {
+        } else if self
+            .plan
+            .known
+            .range(..position)
+            .next_back()
+            .is_some_and(|_| self.plan.known.range(position..).next().is_some())
+        {
             // The log knows batches on both sides of it, and the log has no gaps.
             damage(format_args!("a batch that the commit log does not have"));
         }
         match self.summary.epochs.last() {
             Some((epoch, _)) if *epoch == header.leader_epoch() => {}
             Some((epoch, _)) if *epoch > header.leader_epoch() => {
-                damage(format_args!("leader epoch {} after {epoch}", header.leader_epoch()));
+                damage(format_args!(
+                    "leader epoch {} after {epoch}",
+                    header.leader_epoch()
+                ));
             }
-            _ => self.summary.epochs.push((header.leader_epoch(), header.base_offset())),
+            _ => self
+                .summary
+                .epochs
+                .push((header.leader_epoch(), header.base_offset())),
         }
         if self.first_timestamp < 0 {
             self.first_timestamp = header.latest_timestamp();
@@ -414,8 +523,13 @@ impl<'a> Walker<'a> {
             self.max_timestamp = header.latest_timestamp();
             self.max_timestamp_offset = header.last_offset();
         }
-        if header.has_producer() && !header.is_control() && header.base_offset() < self.known_offset {
-            let traces = self.summary.producers.entry(header.producer_id()).or_default();
+        if header.has_producer() && !header.is_control() && header.base_offset() < self.known_offset
+        {
+            let traces = self
+                .summary
+                .producers
+                .entry(header.producer_id())
+                .or_default();
             if traces.len() == BATCHES_MAX {
                 traces.remove(0);
             }
@@ -446,7 +560,10 @@ impl<'a> Walker<'a> {
                     in_file(name, SegmentFile::Index.extension()),
                     entry_position::<IndexEntry>(self.index_at),
                     IndexEntry::BYTES as u64,
-                    format_args!("entry {} (offset {} at byte {}) is not where a batch begins", self.index_at, entry.offset, entry.position),
+                    format_args!(
+                        "entry {} (offset {} at byte {}) is not where a batch begins",
+                        self.index_at, entry.offset, entry.position
+                    ),
                 );
             }
             self.index_at += 1;
@@ -471,12 +588,24 @@ impl<'a> Walker<'a> {
 
     /// Where the checkpoint knew the segment's end, everything it says of the segment must be so.
     fn check_state(&mut self, name: &str, report: &mut Report) {
-        let Some(state) = &self.plan.state else { return };
+        let Some(state) = &self.plan.state else {
+            return;
+        };
         if self.position != state.length_bytes {
             return;
         }
-        let found = (self.next_offset, self.max_timestamp, self.max_timestamp_offset, self.first_timestamp);
-        let expected = (state.end_offset, state.max_timestamp, state.max_timestamp_offset, state.first_timestamp);
+        let found = (
+            self.next_offset,
+            self.max_timestamp,
+            self.max_timestamp_offset,
+            self.first_timestamp,
+        );
+        let expected = (
+            state.end_offset,
+            state.max_timestamp,
+            state.max_timestamp_offset,
+            state.first_timestamp,
+        );
         if found != expected {
             report.damage(
                 name,
@@ -498,7 +627,9 @@ impl<'a> Walker<'a> {
     fn finish(mut self, check: &mut Check<'_>, name: &str) -> SegmentSummary {
         if !self.lost && !self.carry.is_empty() {
             let (position, len) = (self.position, self.carry.len() as u64);
-            check.report.damage(name, position, len, "the segment ends within a batch");
+            check
+                .report
+                .damage(name, position, len, "the segment ends within a batch");
         }
         if !self.lost {
             if let Some(state) = &self.plan.state
@@ -509,16 +640,34 @@ impl<'a> Walker<'a> {
                     name,
                     self.position,
                     0,
-                    format_args!("ends here, but had {} bytes at the checkpoint", state.length_bytes),
+                    format_args!(
+                        "ends here, but had {} bytes at the checkpoint",
+                        state.length_bytes
+                    ),
                 );
             }
             for (file, at, count, bytes) in [
-                (SegmentFile::Index, self.index_at, self.index.len(), entry_position::<IndexEntry>(self.index_at)),
-                (SegmentFile::TimeIndex, self.time_index_at, self.time_index.len(), entry_position::<TimeIndexEntry>(self.time_index_at)),
+                (
+                    SegmentFile::Index,
+                    self.index_at,
+                    self.index.len(),
+                    entry_position::<IndexEntry>(self.index_at),
+                ),
+                (
+                    SegmentFile::TimeIndex,
+                    self.time_index_at,
+                    self.time_index.len(),
+                    entry_position::<TimeIndexEntry>(self.time_index_at),
+                ),
             ] {
                 if at < count {
                     let path = check.path(file).relative();
-                    check.report.damage(path, bytes, 16, format_args!("{} entries behind the last batch", count - at));
+                    check.report.damage(
+                        path,
+                        bytes,
+                        16,
+                        format_args!("{} entries behind the last batch", count - at),
+                    );
                 }
             }
         }
@@ -530,5 +679,7 @@ impl<'a> Walker<'a> {
 
 /// Where entry `index` of a sidecar file stands.
 fn entry_position<E: SidecarEntry>(index: usize) -> u64 {
-    ((index / E::PER_BLOCK) * BLOCK + (BLOCK - E::PER_BLOCK * E::BYTES) + (index % E::PER_BLOCK) * E::BYTES) as u64
+    ((index / E::PER_BLOCK) * BLOCK
+        + (BLOCK - E::PER_BLOCK * E::BYTES)
+        + (index % E::PER_BLOCK) * E::BYTES) as u64
 }

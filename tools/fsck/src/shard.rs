@@ -10,7 +10,9 @@ use trireme_engine::layout::group::{GroupError, GroupView};
 use trireme_engine::layout::paths::DataPath;
 use trireme_engine::layout::slots::{SlotError, read_slots};
 use trireme_engine::layout::{BLOCK, GROUP_BYTES_MAX};
-use trireme_engine::recovery_scan::{BreakReason, LogDamageKind, LogScan, RingFile, Supplied, Want};
+use trireme_engine::recovery_scan::{
+    BreakReason, LogDamageKind, LogScan, RingFile, Supplied, Want,
+};
 
 use crate::plan::PartitionPlan;
 use crate::report::{Report, Severity};
@@ -49,17 +51,48 @@ pub fn check_shard(
     let partitions = body
         .partitions
         .iter()
-        .map(|state| (state.id, PartitionPlan::of_checkpoint(shard, body.clean, state)))
+        .map(|state| {
+            (
+                state.id,
+                PartitionPlan::of_checkpoint(shard, body.clean, state),
+            )
+        })
         .collect();
-    let known_through = body.extents.last().map_or(0, |extent| extent.durable_through);
-    let mut state = Shard { clean: body.clean, partitions, known_through, ..Shard::default() };
+    let known_through = body
+        .extents
+        .last()
+        .map_or(0, |extent| extent.durable_through);
+    let mut state = Shard {
+        clean: body.clean,
+        partitions,
+        known_through,
+        ..Shard::default()
+    };
     report.counts.shards_cleanly_shut += u64::from(checkpoint.closed);
-    let ring = tree.log_files(shard).map(|(index, size_bytes)| RingFile { index, size_bytes }).collect();
-    follow(source, shard, LogScan::new(shard, body, ring), progress, &mut state, report);
+    let ring = tree
+        .log_files(shard)
+        .map(|(index, size_bytes)| RingFile { index, size_bytes })
+        .collect();
+    follow(
+        source,
+        shard,
+        LogScan::new(shard, body, ring),
+        progress,
+        &mut state,
+        report,
+    );
 
-    let live = state.live.iter().map(|(_, from, to)| to - from).sum::<u64>();
+    let live = state
+        .live
+        .iter()
+        .map(|(_, from, to)| to - from)
+        .sum::<u64>();
     report.counts.log_live_bytes += live;
-    report.counts.log_former_bytes += tree.log_files(shard).map(|(_, size)| size).sum::<u64>().saturating_sub(live);
+    report.counts.log_former_bytes += tree
+        .log_files(shard)
+        .map(|(_, size)| size)
+        .sum::<u64>()
+        .saturating_sub(live);
     Some(state)
 }
 
@@ -76,7 +109,9 @@ pub fn check_slots(
     let [first, second] = &mut buffers;
     let mut files = [None, None];
     for (slot, buffer) in [(0, first), (1, second)] {
-        let Some(size) = tree.size(path(slot)) else { continue };
+        let Some(size) = tree.size(path(slot)) else {
+            continue;
+        };
         match source.read(&path(slot).relative(), 0, size as usize, buffer) {
             Ok(bytes) => files[usize::from(slot)] = Some(bytes),
             Err(error) => report.unreadable(path(slot).relative(), 0, error),
@@ -86,7 +121,9 @@ pub fn check_slots(
     let len_of = |slot: u8, error: &SlotError| {
         let size = tree.size(path(slot)).unwrap_or(0);
         match error {
-            SlotError::Invalid(CheckpointError::BodyCrc | CheckpointError::Content(_)) => size.saturating_sub(ENVELOPE_BYTES as u64),
+            SlotError::Invalid(CheckpointError::BodyCrc | CheckpointError::Content(_)) => {
+                size.saturating_sub(ENVELOPE_BYTES as u64)
+            }
             SlotError::Invalid(CheckpointError::Padding { .. }) => 1,
             SlotError::Invalid(CheckpointError::Short) | SlotError::Missing => 0,
             _ => ENVELOPE_BYTES as u64,
@@ -99,7 +136,12 @@ pub fn check_slots(
         error => error.position(),
     };
     for (slot, error) in &slots.damaged {
-        report.damage(path(*slot).relative(), position_of(*slot, error), len_of(*slot, error), error);
+        report.damage(
+            path(*slot).relative(),
+            position_of(*slot, error),
+            len_of(*slot, error),
+            error,
+        );
     }
     if let Some((slot, error)) = &slots.torn {
         report.add(
@@ -115,7 +157,12 @@ pub fn check_slots(
         let path = path((checkpoint.number % 2) as u8);
         let size = tree.size(path).unwrap_or(0);
         if checkpoint.directory != format.directory {
-            report.damage(path.relative(), 24, 16, "a checkpoint of another data directory");
+            report.damage(
+                path.relative(),
+                24,
+                16,
+                "a checkpoint of another data directory",
+            );
         }
         // Behind a slot that was cut after a longer one, only a crash leaves anything.
         if checkpoint.closed && size != checkpoint.slot_len as u64 {
@@ -123,7 +170,10 @@ pub fn check_slots(
                 path.relative(),
                 checkpoint.slot_len as u64,
                 size - checkpoint.slot_len as u64,
-                format_args!("the file is {size} bytes long instead of {}", checkpoint.slot_len),
+                format_args!(
+                    "the file is {size} bytes long instead of {}",
+                    checkpoint.slot_len
+                ),
             );
         }
     }
@@ -145,7 +195,10 @@ pub fn check_slots(
 pub fn check_log_files(tree: &Tree, shard: u16, checkpoint: &Checkpoint, report: &mut Report) {
     let body = &checkpoint.body;
     for file in &body.files {
-        let path = DataPath::Log { shard, file: file.index };
+        let path = DataPath::Log {
+            shard,
+            file: file.index,
+        };
         match tree.size(path) {
             None => report.damage(path.relative(), 0, 0, "missing"),
             Some(size) if size != file.size_bytes => report.damage(
@@ -161,7 +214,12 @@ pub fn check_log_files(tree: &Tree, shard: u16, checkpoint: &Checkpoint, report:
         let path = DataPath::Log { shard, file };
         // A file that is being made is not in the checkpoint yet.
         if body.clean && !body.files.iter().any(|known| known.index == file) {
-            report.damage(path.relative(), 0, size, "a log file that the checkpoint does not know");
+            report.damage(
+                path.relative(),
+                0,
+                size,
+                "a log file that the checkpoint does not know",
+            );
         }
     }
 }
@@ -191,28 +249,51 @@ pub fn follow(
                 // All groups of this piece, until the next one might not be in it whole.
                 loop {
                     let here = &bytes[used..];
-                    let from_here = scan.extent().map(|extent| LogExtent { first: scan.position(), ..*extent });
+                    let from_here = scan.extent().map(|extent| LogExtent {
+                        first: scan.position(),
+                        ..*extent
+                    });
                     match scan.supply(here) {
                         Supplied::Group(group) => {
                             state.groups.extend(from_here);
                             let at = position + used as u64;
                             used += group.header.length as usize;
                             progress(u64::from(group.header.length));
-                            take_group(shard, file, at, &group, state, &mut unknown_records, report);
+                            take_group(
+                                shard,
+                                file,
+                                at,
+                                &group,
+                                state,
+                                &mut unknown_records,
+                                report,
+                            );
                         }
                         Supplied::More if is_end => {
                             // The file is shorter than it was when it was listed.
-                            return report.damage(path, position + bytes.len() as u64, 0, "the file became shorter");
+                            return report.damage(
+                                path,
+                                position + bytes.len() as u64,
+                                0,
+                                "the file became shorter",
+                            );
                         }
                         Supplied::More | Supplied::Next => break,
                     }
-                    let next = Want::Group { file, position: position + used as u64 };
+                    let next = Want::Group {
+                        file,
+                        position: position + used as u64,
+                    };
                     if scan.want() != next || (!is_end && bytes.len() - used < GROUP_BYTES_MAX) {
                         break;
                     }
                 }
             }
-            Want::Probe { file, position, len } => {
+            Want::Probe {
+                file,
+                position,
+                len,
+            } => {
                 let path = DataPath::Log { shard, file }.relative();
                 let len = len.min(READ_BYTES as u64) as usize;
                 let bytes = match source.read(&path, position, len, &mut buffer) {
@@ -250,21 +331,32 @@ pub fn follow(
                 LogDamageKind::Broken(BreakReason::Group(error), _)
                 | LogDamageKind::BelowDurable(BreakReason::Group(error), _)
                 | LogDamageKind::NotUnderstood(error) => match error {
-                    GroupError::BlockCrc { .. } | GroupError::Padding { .. } => error.position_in_group(),
+                    GroupError::BlockCrc { .. } | GroupError::Padding { .. } => {
+                        error.position_in_group()
+                    }
                     _ => 0,
                 },
                 _ => 0,
             };
             report.damage(
-                DataPath::Log { shard, file: damage.file }.relative(),
+                DataPath::Log {
+                    shard,
+                    file: damage.file,
+                }
+                .relative(),
                 damage.position + within,
                 BLOCK as u64,
-                format_args!("group {} at byte {}: {}", damage.sequence, damage.position, damage.kind),
+                format_args!(
+                    "group {} at byte {}: {}",
+                    damage.sequence, damage.position, damage.kind
+                ),
             );
         }
     }
     if unknown_records > 0 {
-        report.notes.push(format!("shard {shard}: {unknown_records} log records of partitions that exist no more"));
+        report.notes.push(format!(
+            "shard {shard}: {unknown_records} log records of partitions that exist no more"
+        ));
     }
 }
 
@@ -293,7 +385,10 @@ fn take_group(
         // What the checkpoint knew of and does not name any more was deleted.
         let is_past = group.header.sequence <= state.known_through;
         if entry.kind == RecordType::Create && !is_past {
-            state.partitions.entry(entry.partition).or_insert_with(|| PartitionPlan::of_create(shard, clean, entry));
+            state
+                .partitions
+                .entry(entry.partition)
+                .or_insert_with(|| PartitionPlan::of_create(shard, clean, entry));
         }
         let Some(plan) = state.partitions.get_mut(&entry.partition) else {
             if is_past {
@@ -303,7 +398,10 @@ fn take_group(
                     DataPath::Log { shard, file }.relative(),
                     at + group.entry_position(index),
                     0,
-                    format_args!("group {}, record {index} ({:?}): no partition {}", group.header.sequence, entry.kind, entry.partition),
+                    format_args!(
+                        "group {}, record {index} ({:?}): no partition {}",
+                        group.header.sequence, entry.kind, entry.partition
+                    ),
                 );
             }
             continue;
@@ -313,7 +411,10 @@ fn take_group(
                 DataPath::Log { shard, file }.relative(),
                 at + group.entry_position(index),
                 u64::from(group.header.length),
-                format_args!("group {}, record {index} ({:?} of {}): {error}", group.header.sequence, entry.kind, entry.partition),
+                format_args!(
+                    "group {}, record {index} ({:?} of {}): {error}",
+                    group.header.sequence, entry.kind, entry.partition
+                ),
             );
         }
     }

@@ -26,7 +26,13 @@ pub trait Source: Sync {
     fn list(&self) -> io::Result<Vec<Item>>;
 
     /// Up to `len` bytes of a file from `position` on: fewer only where the file ends.
-    fn read<'a>(&'a self, path: &str, position: u64, len: usize, buffer: &'a mut Buffer) -> io::Result<&'a [u8]>;
+    fn read<'a>(
+        &'a self,
+        path: &str,
+        position: u64,
+        len: usize,
+        buffer: &'a mut Buffer,
+    ) -> io::Result<&'a [u8]>;
 }
 
 /// Memory of one reader, and the file it read last.
@@ -50,13 +56,21 @@ impl Directory {
         for entry in std::fs::read_dir(self.root.join(relative))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let path = if relative.is_empty() { name } else { format!("{relative}/{name}") };
+            let path = if relative.is_empty() {
+                name
+            } else {
+                format!("{relative}/{name}")
+            };
             let metadata = match entry.metadata() {
                 // Removed meanwhile, or below a directory that is not ours to read (lost+found).
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 metadata => metadata?,
             };
-            items.push(Item { path: path.clone(), is_dir: metadata.is_dir(), size: metadata.len() });
+            items.push(Item {
+                path: path.clone(),
+                is_dir: metadata.is_dir(),
+                size: metadata.len(),
+            });
             if metadata.is_dir() && path != "lost+found" {
                 self.collect(&path, items)?;
             }
@@ -66,7 +80,11 @@ impl Directory {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
+    match OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path)
+    {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(path),
         result => result,
     }
@@ -79,11 +97,19 @@ impl Source for Directory {
         Ok(items)
     }
 
-    fn read<'a>(&'a self, path: &str, position: u64, len: usize, buffer: &'a mut Buffer) -> io::Result<&'a [u8]> {
+    fn read<'a>(
+        &'a self,
+        path: &str,
+        position: u64,
+        len: usize,
+        buffer: &'a mut Buffer,
+    ) -> io::Result<&'a [u8]> {
         if buffer.open.as_ref().is_none_or(|(open, _)| open != path) {
             buffer.open = Some((path.to_owned(), open(&self.root.join(path))?));
         }
-        let Some((_, file)) = &buffer.open else { unreachable!() };
+        let Some((_, file)) = &buffer.open else {
+            unreachable!()
+        };
         // Aligned memory, position and length, as O_DIRECT wants them.
         let before = (position % ALIGN as u64) as usize;
         let wanted = (before + len).next_multiple_of(ALIGN);
@@ -94,7 +120,10 @@ impl Source for Directory {
         let memory = &mut buffer.memory[shift..shift + wanted];
         let mut filled = 0;
         while filled < wanted {
-            match file.read_at(&mut memory[filled..], position - before as u64 + filled as u64) {
+            match file.read_at(
+                &mut memory[filled..],
+                position - before as u64 + filled as u64,
+            ) {
                 Ok(0) => break,
                 Ok(read) => {
                     filled += read;
@@ -127,7 +156,9 @@ impl Memory {
             if item.is_dir {
                 memory.directories.push(item.path);
             } else {
-                let bytes = source.read(&item.path, 0, item.size as usize, &mut buffer)?.to_vec();
+                let bytes = source
+                    .read(&item.path, 0, item.size as usize, &mut buffer)?
+                    .to_vec();
                 memory.files.insert(item.path, bytes);
             }
         }
@@ -137,16 +168,26 @@ impl Memory {
 
 impl Source for Memory {
     fn list(&self) -> io::Result<Vec<Item>> {
-        let directories =
-            self.directories.iter().map(|path| Item { path: path.clone(), is_dir: true, size: 0 });
-        let files = self
-            .files
-            .iter()
-            .map(|(path, bytes)| Item { path: path.clone(), is_dir: false, size: bytes.len() as u64 });
+        let directories = self.directories.iter().map(|path| Item {
+            path: path.clone(),
+            is_dir: true,
+            size: 0,
+        });
+        let files = self.files.iter().map(|(path, bytes)| Item {
+            path: path.clone(),
+            is_dir: false,
+            size: bytes.len() as u64,
+        });
         Ok(directories.chain(files).collect())
     }
 
-    fn read<'a>(&'a self, path: &str, position: u64, len: usize, _: &'a mut Buffer) -> io::Result<&'a [u8]> {
+    fn read<'a>(
+        &'a self,
+        path: &str,
+        position: u64,
+        len: usize,
+        _: &'a mut Buffer,
+    ) -> io::Result<&'a [u8]> {
         let bytes = self.files.get(path).ok_or(io::ErrorKind::NotFound)?;
         let from = (position as usize).min(bytes.len());
         Ok(&bytes[from..from.saturating_add(len).min(bytes.len())])

@@ -59,7 +59,11 @@ impl fmt::Display for Outcome {
         for missed in &self.missed {
             writeln!(f, "MISSED: {missed}")?;
         }
-        writeln!(f, "{} files with {} live bytes", self.files, self.live_bytes)?;
+        writeln!(
+            f,
+            "{} files with {} live bytes",
+            self.files, self.live_bytes
+        )?;
         writeln!(
             f,
             "flipped bits tried {} ({} of them through the whole check too), cuts tried {}, removals tried {}; missed in all: {}",
@@ -68,7 +72,10 @@ impl fmt::Display for Outcome {
         write!(
             f,
             "caught, with file and byte: {} of {}; bytes of a former use flipped without effect: {}",
-            self.flips + self.cuts + self.removals - self.missed_count.min(self.flips + self.cuts + self.removals),
+            self.flips + self.cuts + self.removals
+                - self
+                    .missed_count
+                    .min(self.flips + self.cuts + self.removals),
             self.flips + self.cuts + self.removals,
             self.dead_flips
         )
@@ -95,17 +102,30 @@ struct Piece {
 /// Tries everything on a copy of `source`, flipping every `every`th bit. Errors: it cannot be read, or is not clean.
 pub fn torture(source: &dyn Source, threads: usize, every: usize) -> anyhow::Result<Outcome> {
     let memory = Memory::copy_of(source)?;
-    let report = verify(&memory, &Options { threads, ..Options::default() })?;
-    if report.verdict() != Verdict::Clean || report.counts.shards_cleanly_shut != report.counts.shards {
+    let report = verify(
+        &memory,
+        &Options {
+            threads,
+            ..Options::default()
+        },
+    )?;
+    if report.verdict() != Verdict::Clean
+        || report.counts.shards_cleanly_shut != report.counts.shards
+    {
         anyhow::bail!("this needs a clean, cleanly shut directory:\n{report}");
     }
     let known = Known::of(&memory)?;
-    let outcome = Mutex::new(Outcome { files: known.live_files().len(), ..Outcome::default() });
+    let outcome = Mutex::new(Outcome {
+        files: known.live_files().len(),
+        ..Outcome::default()
+    });
     let flips = AtomicU64::new(0);
     let whole = AtomicU64::new(0);
 
     // A copy of the directory for each thread, to be broken and mended.
-    let copies: Vec<Mutex<Memory>> = (0..threads.max(1)).map(|_| Mutex::new(memory.clone())).collect();
+    let copies: Vec<Mutex<Memory>> = (0..threads.max(1))
+        .map(|_| Mutex::new(memory.clone()))
+        .collect();
     let copy = || -> MutexGuard<'_, Memory> {
         loop {
             if let Some(free) = copies.iter().find_map(|copy| copy.try_lock().ok()) {
@@ -123,36 +143,67 @@ pub fn torture(source: &dyn Source, threads: usize, every: usize) -> anyhow::Res
     };
 
     let pieces = known.pieces(&memory);
-    let live_bytes = pieces.iter().filter(|piece| piece.live).map(|piece| (piece.to - piece.from) as u64).sum();
+    let live_bytes = pieces
+        .iter()
+        .filter(|piece| piece.live)
+        .map(|piece| (piece.to - piece.from) as u64)
+        .sum();
     let mut dead_flips = 0;
-    each(threads, pieces.iter().filter(|piece| piece.live).cloned().collect(), |piece| {
-        let memory = &mut *copy();
-        let name = piece.path.relative();
-        for bit in (piece.from * 8..piece.to * 8).filter(|bit| bit % every.max(1) == 0) {
-            let (byte, mask) = (bit / 8, 1u8 << (bit % 8));
-            memory.files.get_mut(&name).expect("known")[byte] ^= mask;
-            if !names(&known.check_part(memory, piece.path, byte), &name, byte) {
-                miss(format!("bit {} of byte {byte} of {name}", bit % 8));
-            }
-            if flips.fetch_add(1, Ordering::Relaxed).is_multiple_of(WHOLE_EVERY) {
-                whole.fetch_add(1, Ordering::Relaxed);
-                match verify(memory, &Options { threads: 1, ..Options::default() }) {
-                    Ok(report) if names(&report, &name, byte) && report.verdict() == Verdict::Damaged => {}
-                    _ => miss(format!("bit {} of byte {byte} of {name}, by the whole check", bit % 8)),
+    each(
+        threads,
+        pieces.iter().filter(|piece| piece.live).cloned().collect(),
+        |piece| {
+            let memory = &mut *copy();
+            let name = piece.path.relative();
+            for bit in (piece.from * 8..piece.to * 8).filter(|bit| bit % every.max(1) == 0) {
+                let (byte, mask) = (bit / 8, 1u8 << (bit % 8));
+                memory.files.get_mut(&name).expect("known")[byte] ^= mask;
+                if !names(&known.check_part(memory, piece.path, byte), &name, byte) {
+                    miss(format!("bit {} of byte {byte} of {name}", bit % 8));
                 }
+                if flips
+                    .fetch_add(1, Ordering::Relaxed)
+                    .is_multiple_of(WHOLE_EVERY)
+                {
+                    whole.fetch_add(1, Ordering::Relaxed);
+                    match verify(
+                        memory,
+                        &Options {
+                            threads: 1,
+                            ..Options::default()
+                        },
+                    ) {
+                        Ok(report)
+                            if names(&report, &name, byte)
+                                && report.verdict() == Verdict::Damaged => {}
+                        _ => miss(format!(
+                            "bit {} of byte {byte} of {name}, by the whole check",
+                            bit % 8
+                        )),
+                    }
+                }
+                memory.files.get_mut(&name).expect("known")[byte] ^= mask;
             }
-            memory.files.get_mut(&name).expect("known")[byte] ^= mask;
-        }
-    });
+        },
+    );
     let dead: Vec<&Piece> = pieces.iter().filter(|piece| !piece.live).collect();
     for piece in dead.iter().step_by(dead.len().div_ceil(DEAD_TRIED).max(1)) {
         let memory = &mut *copy();
         let name = piece.path.relative();
         memory.files.get_mut(&name).expect("known")[piece.from] ^= 1;
         dead_flips += 1;
-        let report = verify(memory, &Options { threads: 1, ..Options::default() })?;
+        let report = verify(
+            memory,
+            &Options {
+                threads: 1,
+                ..Options::default()
+            },
+        )?;
         if report.verdict() != Verdict::Clean {
-            miss(format!("byte {} of {name} is not live, but: {report}", piece.from));
+            miss(format!(
+                "byte {} of {name} is not live, but: {report}",
+                piece.from
+            ));
         }
         memory.files.get_mut(&name).expect("known")[piece.from] ^= 1;
     }
@@ -180,8 +231,14 @@ pub fn torture(source: &dyn Source, threads: usize, every: usize) -> anyhow::Res
         let name = path.relative();
         let bytes = memory.files.remove(&name).expect("known");
         removals.fetch_add(1, Ordering::Relaxed);
-        let found = verify(memory, &Options { threads: 1, ..Options::default() })
-            .is_ok_and(|report| report.verdict() == Verdict::Damaged && names_cut(&report, &name, 0));
+        let found = verify(
+            memory,
+            &Options {
+                threads: 1,
+                ..Options::default()
+            },
+        )
+        .is_ok_and(|report| report.verdict() == Verdict::Damaged && names_cut(&report, &name, 0));
         if !found {
             miss(format!("{name} removed"));
         }
@@ -202,14 +259,18 @@ pub fn torture(source: &dyn Source, threads: usize, every: usize) -> anyhow::Res
 fn names(report: &Report, name: &str, byte: usize) -> bool {
     report.findings.iter().any(|finding| {
         let range = finding.position..finding.position + finding.len;
-        finding.severity == Severity::Damage && finding.file == name && range.contains(&(byte as u64))
+        finding.severity == Severity::Damage
+            && finding.file == name
+            && range.contains(&(byte as u64))
     })
 }
 
 /// Whether a damage is reported in the file, at or before the cut.
 fn names_cut(report: &Report, name: &str, len: usize) -> bool {
     report.findings.iter().any(|finding| {
-        finding.severity == Severity::Damage && finding.file == name && finding.position <= len as u64
+        finding.severity == Severity::Damage
+            && finding.file == name
+            && finding.position <= len as u64
     })
 }
 
@@ -233,27 +294,46 @@ impl Known {
     fn of(memory: &Memory) -> anyhow::Result<Known> {
         let tree = Tree::of(memory.list()?);
         let mut report = Report::default();
-        let format = check_root(memory, &tree, &mut report).ok_or_else(|| anyhow::anyhow!("no format file"))?;
+        let format = check_root(memory, &tree, &mut report)
+            .ok_or_else(|| anyhow::anyhow!("no format file"))?;
         let shards: Vec<Shard> = (0..format.shards)
             .filter_map(|shard| check_shard(memory, &tree, &format, shard, &|_| {}, &mut report))
             .collect();
-        let plans = shards.iter().flat_map(|shard| shard.partitions.clone()).collect();
-        Ok(Known { tree, format, shards, plans })
+        let plans = shards
+            .iter()
+            .flat_map(|shard| shard.partitions.clone())
+            .collect();
+        Ok(Known {
+            tree,
+            format,
+            shards,
+            plans,
+        })
     }
 
     /// Not of a partition or segment that is only waiting to be removed.
     fn is_live(&self, path: &DataPath) -> bool {
         match path {
-            DataPath::Segment { partition, base_offset, .. } => self
-                .plans
-                .get(partition)
-                .is_some_and(|plan| !plan.deleted && plan.segments.contains_key(base_offset) && !plan.is_dead(*base_offset)),
+            DataPath::Segment {
+                partition,
+                base_offset,
+                ..
+            } => self.plans.get(partition).is_some_and(|plan| {
+                !plan.deleted
+                    && plan.segments.contains_key(base_offset)
+                    && !plan.is_dead(*base_offset)
+            }),
             _ => true,
         }
     }
 
     fn live_files(&self) -> Vec<DataPath> {
-        self.tree.files.keys().copied().filter(|path| self.is_live(path)).collect()
+        self.tree
+            .files
+            .keys()
+            .copied()
+            .filter(|path| self.is_live(path))
+            .collect()
     }
 
     /// All bytes of all files, in pieces; of log files only what the log is made of is live.
@@ -280,7 +360,12 @@ impl Known {
             }
             for (from, to, live) in ranges {
                 for begin in (from..to).step_by(PIECE) {
-                    pieces.push(Piece { path: *path, from: begin, to: (begin + PIECE).min(to), live });
+                    pieces.push(Piece {
+                        path: *path,
+                        from: begin,
+                        to: (begin + PIECE).min(to),
+                        live,
+                    });
                 }
             }
         }
@@ -299,13 +384,37 @@ impl Known {
             }
             DataPath::Log { shard, file } => {
                 let groups = &self.shards[usize::from(shard)].groups;
-                let group = groups.iter().rfind(|group| group.first.file == file && group.first.position <= byte as u64);
+                let group = groups
+                    .iter()
+                    .rfind(|group| group.first.file == file && group.first.position <= byte as u64);
                 let Some(group) = group else { return report };
                 let scan = self.scan_from(shard, group);
-                follow(memory, shard, scan, &|_| {}, &mut Shard { known_through: u64::MAX, ..Shard::default() }, &mut report);
+                follow(
+                    memory,
+                    shard,
+                    scan,
+                    &|_| {},
+                    &mut Shard {
+                        known_through: u64::MAX,
+                        ..Shard::default()
+                    },
+                    &mut report,
+                );
             }
-            DataPath::Segment { partition, base_offset, file } => {
-                check_part(memory, &self.tree, &self.plans[&partition], base_offset, file, byte as u64, &mut report);
+            DataPath::Segment {
+                partition,
+                base_offset,
+                file,
+            } => {
+                check_part(
+                    memory,
+                    &self.tree,
+                    &self.plans[&partition],
+                    base_offset,
+                    file,
+                    byte as u64,
+                    &mut report,
+                );
             }
             _ => {}
         }
@@ -321,7 +430,11 @@ impl Known {
             extents: vec![*group],
             ..CheckpointBody::default()
         };
-        let ring = self.tree.log_files(shard).map(|(index, size_bytes)| RingFile { index, size_bytes }).collect();
+        let ring = self
+            .tree
+            .log_files(shard)
+            .map(|(index, size_bytes)| RingFile { index, size_bytes })
+            .collect();
         LogScan::new(shard, &body, ring)
     }
 
@@ -331,18 +444,42 @@ impl Known {
         tree.files.insert(path, len as u64);
         let mut report = Report::default();
         match path {
-            DataPath::Log { shard, .. } | DataPath::Checkpoint { shard, .. } if len.is_multiple_of(64 * BLOCK) => {
+            DataPath::Log { shard, .. } | DataPath::Checkpoint { shard, .. }
+                if len.is_multiple_of(64 * BLOCK) =>
+            {
                 check_shard(memory, &tree, &self.format, shard, &|_| {}, &mut report);
             }
             DataPath::Log { shard, .. } => {
-                if let Some(checkpoint) = check_slots(memory, &tree, &self.format, shard, &mut report) {
+                if let Some(checkpoint) =
+                    check_slots(memory, &tree, &self.format, shard, &mut report)
+                {
                     crate::shard::check_log_files(&tree, shard, &checkpoint, &mut report);
                 }
             }
-            DataPath::Segment { partition, base_offset, file } => {
-                check_part(memory, &tree, &self.plans[&partition], base_offset, file, 0, &mut report);
+            DataPath::Segment {
+                partition,
+                base_offset,
+                file,
+            } => {
+                check_part(
+                    memory,
+                    &tree,
+                    &self.plans[&partition],
+                    base_offset,
+                    file,
+                    0,
+                    &mut report,
+                );
             }
-            _ => return Known { tree, format: self.format, shards: Vec::new(), plans: BTreeMap::new() }.check_part(memory, path, 0),
+            _ => {
+                return Known {
+                    tree,
+                    format: self.format,
+                    shards: Vec::new(),
+                    plans: BTreeMap::new(),
+                }
+                .check_part(memory, path, 0);
+            }
         }
         report
     }

@@ -25,7 +25,9 @@ impl Tree {
     pub fn of(items: Vec<Item>) -> Tree {
         let mut tree = Tree::default();
         for item in items {
-            let is_foreign = FOREIGN.iter().any(|name| item.path.split('/').next() == Some(name));
+            let is_foreign = FOREIGN
+                .iter()
+                .any(|name| item.path.split('/').next() == Some(name));
             match DataPath::parse(&item.path) {
                 _ if is_foreign => {}
                 Some(path) if item.is_dir == is_directory(&path) => {
@@ -46,27 +48,50 @@ impl Tree {
     }
 
     /// The files of a partition's segments that are there.
-    pub fn segment_files(&self, partition: PartitionId) -> impl Iterator<Item = (i64, SegmentFile, u64)> {
-        let from = DataPath::Segment { partition, base_offset: 0, file: SegmentFile::Log };
-        let to = DataPath::Segment { partition, base_offset: i64::MAX, file: SegmentFile::TimeIndex };
-        self.files.range(from..=to).filter_map(|(path, size)| match path {
-            DataPath::Segment { base_offset, file, .. } => Some((*base_offset, *file, *size)),
-            _ => None,
-        })
+    pub fn segment_files(
+        &self,
+        partition: PartitionId,
+    ) -> impl Iterator<Item = (i64, SegmentFile, u64)> {
+        let from = DataPath::Segment {
+            partition,
+            base_offset: 0,
+            file: SegmentFile::Log,
+        };
+        let to = DataPath::Segment {
+            partition,
+            base_offset: i64::MAX,
+            file: SegmentFile::TimeIndex,
+        };
+        self.files
+            .range(from..=to)
+            .filter_map(|(path, size)| match path {
+                DataPath::Segment {
+                    base_offset, file, ..
+                } => Some((*base_offset, *file, *size)),
+                _ => None,
+            })
     }
 
     /// The commit log files of a shard that are there, with their sizes.
     pub fn log_files(&self, shard: u16) -> impl Iterator<Item = (u32, u64)> {
-        let range = DataPath::Log { shard, file: 0 }..=DataPath::Log { shard, file: u32::MAX };
-        self.files.range(range).filter_map(|(path, size)| match path {
-            DataPath::Log { file, .. } => Some((*file, *size)),
-            _ => None,
-        })
+        let range = DataPath::Log { shard, file: 0 }..=DataPath::Log {
+            shard,
+            file: u32::MAX,
+        };
+        self.files
+            .range(range)
+            .filter_map(|(path, size)| match path {
+                DataPath::Log { file, .. } => Some((*file, *size)),
+                _ => None,
+            })
     }
 }
 
 fn is_directory(path: &DataPath) -> bool {
-    matches!(path, DataPath::WalRoot | DataPath::Shard(_) | DataPath::PartitionsRoot | DataPath::Partition(_))
+    matches!(
+        path,
+        DataPath::WalRoot | DataPath::Shard(_) | DataPath::PartitionsRoot | DataPath::Partition(_)
+    )
 }
 
 /// Checks `LOCK` and `format`.

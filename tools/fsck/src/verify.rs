@@ -29,7 +29,10 @@ pub struct Options<'a> {
 impl Default for Options<'_> {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Options { threads, progress: &|_| {} }
+        Options {
+            threads,
+            progress: &|_| {},
+        }
     }
 }
 
@@ -41,7 +44,13 @@ pub fn verify(source: &dyn Source, options: &Options<'_>) -> io::Result<Report> 
     let Some(format) = check_root(source, &tree, &mut report) else {
         if is_first_start(source, &tree) {
             report.findings.clear();
-            report.add(Severity::Torn, DataPath::Format.relative(), 0, 0, "missing: the first start was not finished, nothing is stored yet");
+            report.add(
+                Severity::Torn,
+                DataPath::Format.relative(),
+                0,
+                0,
+                "missing: the first start was not finished, nothing is stored yet",
+            );
         }
         return Ok(report);
     };
@@ -67,18 +76,31 @@ fn is_first_start(source: &dyn Source, tree: &Tree) -> bool {
     let mut buffer = Buffer::default();
     tree.files.iter().all(|(path, size)| match path {
         DataPath::Lock => true,
-        DataPath::Checkpoint { shard, slot } => match source.read(&path.relative(), 0, *size as usize, &mut buffer) {
-            Ok(bytes) => parse_checkpoint(*shard, *slot, bytes).is_ok_and(|found| found.number < 2) || *size == 0,
-            Err(_) => false,
-        },
+        DataPath::Checkpoint { shard, slot } => {
+            match source.read(&path.relative(), 0, *size as usize, &mut buffer) {
+                Ok(bytes) => {
+                    parse_checkpoint(*shard, *slot, bytes).is_ok_and(|found| found.number < 2)
+                        || *size == 0
+                }
+                Err(_) => false,
+            }
+        }
         _ => false,
     })
 }
 
 /// The partitions of all shards whose logs are complete.
-fn plans<'a>(shards: &'a [Option<Shard>], report: &mut Report) -> BTreeMap<PartitionId, &'a PartitionPlan> {
+fn plans<'a>(
+    shards: &'a [Option<Shard>],
+    report: &mut Report,
+) -> BTreeMap<PartitionId, &'a PartitionPlan> {
     let mut plans: BTreeMap<PartitionId, &PartitionPlan> = BTreeMap::new();
-    for plan in shards.iter().flatten().filter(|shard| shard.complete).flat_map(|shard| shard.partitions.values()) {
+    for plan in shards
+        .iter()
+        .flatten()
+        .filter(|shard| shard.complete)
+        .flat_map(|shard| shard.partitions.values())
+    {
         if let Some(other) = plans.insert(plan.state.id, plan)
             && !(other.deleted || plan.deleted)
         {
@@ -86,7 +108,10 @@ fn plans<'a>(shards: &'a [Option<Shard>], report: &mut Report) -> BTreeMap<Parti
                 DataPath::Shard(plan.shard).relative() + "/checkpoint",
                 0,
                 0,
-                format_args!("partition {} is in shard {} too", plan.state.id, other.shard),
+                format_args!(
+                    "partition {} is in shard {} too",
+                    plan.state.id, other.shard
+                ),
             );
         }
     }
@@ -103,7 +128,11 @@ fn check_partitions(
     // One job for each segment, so that one large partition keeps all cores busy too.
     let jobs: Vec<(&PartitionPlan, i64)> = plans
         .values()
-        .flat_map(|plan| segments_to_check(plan).into_iter().map(move |base| (*plan, base)))
+        .flat_map(|plan| {
+            segments_to_check(plan)
+                .into_iter()
+                .map(move |base| (*plan, base))
+        })
         .collect();
     let results = each(options.threads, jobs, |(plan, base)| {
         let mut report = Report::default();
@@ -133,22 +162,37 @@ fn check_leftovers(
         if path.contains('/') {
             report.damage(path, 0, 0, "not a file of a data directory");
         } else {
-            report.notes.push(format!("{path}: not a file of a data directory"));
+            report
+                .notes
+                .push(format!("{path}: not a file of a data directory"));
         }
     }
     for directory in &tree.directories {
         match directory {
             DataPath::Shard(shard) if *shard >= format.shards => {
                 // Made before the format file tells of it.
-                report.notes.push(format!("{}: a shard that is not in use yet", directory.relative()));
+                report.notes.push(format!(
+                    "{}: a shard that is not in use yet",
+                    directory.relative()
+                ));
             }
             DataPath::Partition(partition) if !plans.contains_key(partition) => {
-                let all_known = shards.iter().all(|shard| shard.as_ref().is_some_and(|shard| shard.complete));
+                let all_known = shards
+                    .iter()
+                    .all(|shard| shard.as_ref().is_some_and(|shard| shard.complete));
                 let all_clean = shards.iter().flatten().all(|shard| shard.clean);
                 if all_known && all_clean && tree.segment_files(*partition).next().is_some() {
-                    report.damage(directory.relative(), 0, 0, "a partition that no shard knows");
+                    report.damage(
+                        directory.relative(),
+                        0,
+                        0,
+                        "a partition that no shard knows",
+                    );
                 } else if all_known {
-                    report.notes.push(format!("{}: of a partition that exists no more", directory.relative()));
+                    report.notes.push(format!(
+                        "{}: of a partition that exists no more",
+                        directory.relative()
+                    ));
                 }
             }
             _ => {}
@@ -157,7 +201,11 @@ fn check_leftovers(
 }
 
 /// Runs `work` on every item, on several threads; results in the order of the items.
-pub fn each<T: Sync + Clone, R: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub fn each<T: Sync + Clone, R: Send>(
+    threads: usize,
+    items: Vec<T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
     if threads <= 1 || items.len() <= 1 {
         return items.into_iter().map(work).collect();
     }
@@ -169,11 +217,18 @@ pub fn each<T: Sync + Clone, R: Send>(threads: usize, items: Vec<T>, work: impl 
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(item) = items.get(index) else { break };
-                    *results[index].lock().expect("no panic while it is held") = Some(work(item.clone()));
+                    *results[index].lock().expect("no panic while it is held") =
+                        Some(work(item.clone()));
                 }
             });
         }
     });
-    let done = |result: Mutex<Option<R>>| result.into_inner().ok().flatten().expect("every item was worked on");
+    let done = |result: Mutex<Option<R>>| {
+        result
+            .into_inner()
+            .ok()
+            .flatten()
+            .expect("every item was worked on")
+    };
     results.into_iter().map(done).collect()
 }

@@ -14,6 +14,10 @@ fn every_bit_every_cut_every_removed_file() {
     println!("{outcome}");
     assert_eq!(outcome.missed_count, 0, "{outcome}");
     assert!(outcome.flips >= outcome.live_bytes * 8 / every as u64);
-    assert!(outcome.live_bytes > 300_000 && outcome.cuts > 1000 && outcome.removals == outcome.files as u64);
+    assert!(
+        outcome.live_bytes > 300_000
+            && outcome.cuts > 1000
+            && outcome.removals == outcome.files as u64
+    );
     assert!(outcome.dead_flips > 10 && outcome.flips_judged_whole > 5);
 }

@@ -6,7 +6,14 @@ use sample::{CODECS, Sample, everything};
 use trireme_fsck::{Memory, Options, Report, Severity, Verdict, verify};
 
 fn check(memory: &Memory) -> Report {
-    verify(memory, &Options { threads: 1, ..Options::default() }).unwrap()
+    verify(
+        memory,
+        &Options {
+            threads: 1,
+            ..Options::default()
+        },
+    )
+    .unwrap()
 }
 
 #[test]
@@ -17,7 +24,10 @@ fn a_clean_directory_is_clean_and_everything_was_looked_at() {
     assert_eq!(report.findings, []);
     assert_eq!(report.verdict(), Verdict::Clean);
     let counts = &report.counts;
-    assert_eq!((counts.shards, counts.shards_cleanly_shut, counts.partitions), (1, 1, 3));
+    assert_eq!(
+        (counts.shards, counts.shards_cleanly_shut, counts.partitions),
+        (1, 1, 3)
+    );
     assert_eq!((counts.segments, counts.sealed_segments), (4, 2));
     assert_eq!(counts.batches, sample.batches as u64);
     assert!(counts.batches >= 200);
@@ -25,7 +35,14 @@ fn a_clean_directory_is_clean_and_everything_was_looked_at() {
     assert!(counts.sums >= 10 && counts.index_entries >= 20 && counts.producers == 4);
     assert_eq!(counts.unflushed_bytes, 0);
     assert!(counts.log_former_bytes > 0);
-    let parallel = verify(&sample.memory, &Options { threads: 4, ..Options::default() }).unwrap();
+    let parallel = verify(
+        &sample.memory,
+        &Options {
+            threads: 4,
+            ..Options::default()
+        },
+    )
+    .unwrap();
     assert_eq!(parallel, report);
 }
 
@@ -61,7 +78,10 @@ fn after_a_crash_what_is_in_the_log_counts() {
     sample.shut_down();
     let report = check(&sample.memory);
     assert_eq!(report.findings, []);
-    assert_eq!((report.counts.batches, report.counts.unflushed_bytes), (all + 40, 0));
+    assert_eq!(
+        (report.counts.batches, report.counts.unflushed_bytes),
+        (all + 40, 0)
+    );
 }
 
 #[test]
@@ -75,7 +95,13 @@ fn the_torn_end_of_a_crash_is_no_damage_but_what_was_durable_is() {
     sample.memory.files.get_mut(&file).unwrap()[at] ^= 4;
     let report = check(&sample.memory);
     assert_eq!(report.verdict(), Verdict::TornTail);
-    assert_eq!((report.findings[0].file.as_str(), report.findings[0].position), (file.as_str(), position));
+    assert_eq!(
+        (
+            report.findings[0].file.as_str(),
+            report.findings[0].position
+        ),
+        (file.as_str(), position)
+    );
     assert_eq!(report.counts.batches, torn_batches);
     // Once a later group knows it to have been durable, the same is damage.
     sample.memory.files.get_mut(&file).unwrap()[at] ^= 4;
@@ -83,7 +109,13 @@ fn the_torn_end_of_a_crash_is_no_damage_but_what_was_durable_is() {
     sample.memory.files.get_mut(&file).unwrap()[at] ^= 4;
     let report = check(&sample.memory);
     assert_eq!(report.verdict(), Verdict::Damaged);
-    assert_eq!((report.findings[0].file.as_str(), report.findings[0].position), (file.as_str(), position + 4096));
+    assert_eq!(
+        (
+            report.findings[0].file.as_str(),
+            report.findings[0].position
+        ),
+        (file.as_str(), position + 4096)
+    );
 }
 
 #[test]
@@ -131,14 +163,25 @@ fn unknown_files_are_found() {
         let mut memory = sample.memory.clone();
         memory.files.insert(path.into(), vec![1]);
         let report = check(&memory);
-        assert_eq!((report.verdict(), report.findings[0].file.as_str()), (Verdict::Damaged, path));
+        assert_eq!(
+            (report.verdict(), report.findings[0].file.as_str()),
+            (Verdict::Damaged, path)
+        );
     }
-    let segment = sample.memory.files.keys().find(|path| path.ends_with(".log")).unwrap();
+    let segment = sample
+        .memory
+        .files
+        .keys()
+        .find(|path| path.ends_with(".log"))
+        .unwrap();
     let stray = segment.replace("00000.log", "99999.log");
     let mut memory = sample.memory.clone();
     memory.files.insert(stray.clone(), vec![1]);
     let report = check(&memory);
-    assert_eq!((report.verdict(), report.findings[0].file.as_str()), (Verdict::Damaged, stray.as_str()));
+    assert_eq!(
+        (report.verdict(), report.findings[0].file.as_str()),
+        (Verdict::Damaged, stray.as_str())
+    );
     // In the directory itself a file may be the operator's.
     let mut memory = sample.memory.clone();
     memory.files.insert("README".into(), vec![1]);
@@ -151,7 +194,13 @@ fn unknown_files_are_found() {
 fn a_segment_in_the_place_of_another_is_found() {
     let mut sample = everything();
     sample.shut_down();
-    let logs: Vec<String> = sample.memory.files.keys().filter(|path| path.ends_with(".log")).cloned().collect();
+    let logs: Vec<String> = sample
+        .memory
+        .files
+        .keys()
+        .filter(|path| path.ends_with(".log"))
+        .cloned()
+        .collect();
     for extension in ["log", "sum", "index", "timeindex"] {
         let mut memory = sample.memory.clone();
         let name = |log: &String| log.replace(".log", &format!(".{extension}"));
@@ -159,7 +208,13 @@ fn a_segment_in_the_place_of_another_is_found() {
         memory.files.insert(name(&logs[0]), other);
         let report = check(&memory);
         assert_eq!(report.verdict(), Verdict::Damaged);
-        assert!(report.findings.iter().any(|finding| finding.file == name(&logs[0])), "{report}");
+        assert!(
+            report
+                .findings
+                .iter()
+                .any(|finding| finding.file == name(&logs[0])),
+            "{report}"
+        );
     }
 }
 
@@ -181,7 +236,9 @@ fn json_says_the_same() {
 #[test]
 fn a_first_start_that_was_not_finished_is_no_damage_but_a_format_file_that_is_gone_is() {
     let mut fresh = Sample::new().memory;
-    fresh.files.retain(|path, _| path == "LOCK" || path.contains("checkpoint"));
+    fresh
+        .files
+        .retain(|path, _| path == "LOCK" || path.contains("checkpoint"));
     assert_eq!(check(&fresh).verdict(), Verdict::TornTail);
     let mut used = Sample::new().memory;
     used.files.remove("format");
@@ -211,5 +268,11 @@ fn what_the_log_has_must_stand_in_the_segment() {
     });
     let report = check(&sample.memory);
     assert_eq!(report.verdict(), Verdict::Damaged);
-    assert!(report.findings.iter().all(|finding| finding.file.ends_with(".log")), "{report}");
+    assert!(
+        report
+            .findings
+            .iter()
+            .all(|finding| finding.file.ends_with(".log")),
+        "{report}"
+    );
 }

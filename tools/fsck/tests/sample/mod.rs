@@ -20,7 +20,13 @@ use trireme_engine::records::{BatchBuilder, NewRecord, Producer};
 use trireme_engine::{PartitionId, TopicId};
 use trireme_fsck::Memory;
 
-pub const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+pub const CODECS: [Codec; 5] = [
+    Codec::None,
+    Codec::Gzip,
+    Codec::Snappy,
+    Codec::Lz4,
+    Codec::Zstd,
+];
 const LOG_FILE_BYTES: usize = 128 * 1024;
 const LOG_FILES: usize = 4;
 const INDEX_INTERVAL: u64 = 4096;
@@ -67,17 +73,34 @@ pub struct Sample {
     pub groups: Vec<(String, u64)>,
 }
 
-const FIRST: LogPosition = LogPosition { file: 0, file_use: 1, position: 0, sequence: 100, previous_header_crc: 0 };
+const FIRST: LogPosition = LogPosition {
+    file: 0,
+    file_use: 1,
+    position: 0,
+    sequence: 100,
+    previous_header_crc: 0,
+};
 
 impl Sample {
     pub fn new() -> Sample {
         let mut memory = Memory::default();
-        memory.directories.extend(["wal", "wal/000", "partitions"].map(str::to_owned));
+        memory
+            .directories
+            .extend(["wal", "wal/000", "partitions"].map(str::to_owned));
         memory.files.insert("LOCK".into(), Vec::new());
-        let format = Format { directory: DIRECTORY, shards: 1, created_unix_ms: 1 };
-        memory.files.insert("format".into(), format.encode().to_vec());
+        let format = Format {
+            directory: DIRECTORY,
+            shards: 1,
+            created_unix_ms: 1,
+        };
+        memory
+            .files
+            .insert("format".into(), format.encode().to_vec());
         for file in 0..LOG_FILES as u32 {
-            memory.files.insert(DataPath::Log { shard: 0, file }.relative(), vec![0; LOG_FILE_BYTES]);
+            memory.files.insert(
+                DataPath::Log { shard: 0, file }.relative(),
+                vec![0; LOG_FILE_BYTES],
+            );
         }
         let mut sample = Sample {
             memory,
@@ -105,7 +128,10 @@ impl Sample {
 
     pub fn create(&mut self) -> usize {
         let index = self.partitions.len() as u32;
-        let id = PartitionId { topic: TopicId(*b"a topic with id."), index };
+        let id = PartitionId {
+            topic: TopicId(*b"a topic with id."),
+            index,
+        };
         self.partitions.push(Partition {
             id,
             next_offset: 0,
@@ -114,20 +140,34 @@ impl Sample {
             sequences: BTreeMap::new(),
             log_start: 0,
         });
-        self.pending.push((Entry::new(RecordType::Create, id), Vec::new()));
+        self.pending
+            .push((Entry::new(RecordType::Create, id), Vec::new()));
         self.partitions.len() - 1
     }
 
     /// A batch with offsets and epoch, ready for the log.
-    fn batch(&mut self, partition: usize, codec: Codec, records: usize, value_bytes: usize, producer: Option<i64>) -> Vec<u8> {
+    fn batch(
+        &mut self,
+        partition: usize,
+        codec: Codec,
+        records: usize,
+        value_bytes: usize,
+        producer: Option<i64>,
+    ) -> Vec<u8> {
         let mut builder = BatchBuilder::new(codec);
         if let Some(id) = producer {
             let sequence = self.partitions[partition].sequences.entry(id).or_default();
-            builder = builder.producer(Producer { id, epoch: 3, base_sequence: *sequence });
+            builder = builder.producer(Producer {
+                id,
+                epoch: 3,
+                base_sequence: *sequence,
+            });
             *sequence += records as i32;
         }
         for index in 0..records {
-            let value: Vec<u8> = (0..value_bytes.div_ceil(8)).flat_map(|_| (self.random() % 1000).to_le_bytes()).collect();
+            let value: Vec<u8> = (0..value_bytes.div_ceil(8))
+                .flat_map(|_| (self.random() % 1000).to_le_bytes())
+                .collect();
             let timestamp_ms = 1_700_000_000_000 + (self.random() % 100_000) as i64;
             builder.push(&NewRecord {
                 timestamp_ms,
@@ -166,18 +206,38 @@ impl Sample {
             segment.max_timestamp = timestamp;
             segment.max_timestamp_offset = header.last_offset();
         }
-        if segment.index.last().is_none_or(|last| position >= last.position + INDEX_INTERVAL) {
-            segment.index.push(IndexEntry { offset: header.base_offset(), position });
-            segment.time_index.push(TimeIndexEntry { max_timestamp: segment.max_timestamp, offset: header.base_offset() });
+        if segment
+            .index
+            .last()
+            .is_none_or(|last| position >= last.position + INDEX_INTERVAL)
+        {
+            segment.index.push(IndexEntry {
+                offset: header.base_offset(),
+                position,
+            });
+            segment.time_index.push(TimeIndexEntry {
+                max_timestamp: segment.max_timestamp,
+                offset: header.base_offset(),
+            });
         }
         if Sequenced::of(header).is_some() {
-            partition.producers.apply(header, header.base_offset(), 1_700_000_000_000);
+            partition
+                .producers
+                .apply(header, header.base_offset(), 1_700_000_000_000);
         }
         partition.next_offset = header.next_offset();
         (segment.base, position)
     }
 
-    pub fn append(&mut self, partition: usize, codec: Codec, records: usize, value_bytes: usize, producer: Option<i64>, roll: bool) {
+    pub fn append(
+        &mut self,
+        partition: usize,
+        codec: Codec,
+        records: usize,
+        value_bytes: usize,
+        producer: Option<i64>,
+        roll: bool,
+    ) {
         let bytes = self.batch(partition, codec, records, value_bytes, producer);
         let base_offset = self.partitions[partition].next_offset;
         let (segment_base, position) = self.take(partition, &bytes, roll);
@@ -196,7 +256,14 @@ impl Sample {
     }
 
     /// A direct run of several batches; its blocks go to the file at once, unless `lost`.
-    pub fn direct(&mut self, partition: usize, batches: usize, value_bytes: usize, done: bool, lost: bool) {
+    pub fn direct(
+        &mut self,
+        partition: usize,
+        batches: usize,
+        value_bytes: usize,
+        done: bool,
+        lost: bool,
+    ) {
         let base_offset = self.partitions[partition].next_offset;
         let mut run = Vec::new();
         let mut summaries = Vec::new();
@@ -229,12 +296,20 @@ impl Sample {
         let head_end = split.head_len as usize;
         let blocks = &run[head_end..head_end + split.blocks_len()];
         let first = (position + head_end as u64) / SUM_BLOCK as u64;
-        let sums: Vec<u32> = (first..).zip(blocks.chunks(SUM_BLOCK)).map(|(block, bytes)| block_sum(seed, block, bytes)).collect();
+        let sums: Vec<u32> = (first..)
+            .zip(blocks.chunks(SUM_BLOCK))
+            .map(|(block, bytes)| block_sum(seed, block, bytes))
+            .collect();
         let mut payload = Vec::new();
         encode_direct(&split, &sums, &summaries, &mut payload);
         payload.extend_from_slice(&run[..head_end]);
         payload.extend_from_slice(&run[head_end + split.blocks_len()..]);
-        let path = DataPath::Segment { partition: id, base_offset: segment_base, file: SegmentFile::Log }.relative();
+        let path = DataPath::Segment {
+            partition: id,
+            base_offset: segment_base,
+            file: SegmentFile::Log,
+        }
+        .relative();
         let file = self.memory.files.entry(path).or_default();
         let at = (position + head_end as u64) as usize;
         file.resize(file.len().max(at + blocks.len()), 0);
@@ -255,7 +330,12 @@ impl Sample {
         self.pending.push((entry, payload));
         self.commit();
         if done {
-            let entry = Entry { kind: RecordType::Done, record_count: 0, batch_count: 0, ..entry };
+            let entry = Entry {
+                kind: RecordType::Done,
+                record_count: 0,
+                batch_count: 0,
+                ..entry
+            };
             self.pending.push((entry, Vec::new()));
         }
     }
@@ -265,7 +345,11 @@ impl Sample {
         let p = &self.partitions[partition];
         let (next_offset, len) = (p.next_offset, p.segments.last().unwrap().bytes.len());
         let segment = p.segments.last().unwrap();
-        let before = (segment.index.len(), segment.max_timestamp, segment.max_timestamp_offset);
+        let before = (
+            segment.index.len(),
+            segment.max_timestamp,
+            segment.max_timestamp_offset,
+        );
         self.direct(partition, batches, value_bytes, false, true);
         self.batches -= batches;
         let p = &mut self.partitions[partition];
@@ -288,20 +372,30 @@ impl Sample {
             len: (segment.bytes.len() - position) as u32,
             ..Entry::new(RecordType::Carried, partition.id)
         };
-        self.pending.push((entry, segment.bytes[position..].to_vec()));
+        self.pending
+            .push((entry, segment.bytes[position..].to_vec()));
     }
 
     pub fn log_start(&mut self, partition: usize, offset: i64) {
         self.partitions[partition].log_start = offset;
-        let entry = Entry { base_offset: offset, ..Entry::new(RecordType::LogStart, self.partitions[partition].id) };
+        let entry = Entry {
+            base_offset: offset,
+            ..Entry::new(RecordType::LogStart, self.partitions[partition].id)
+        };
         self.pending.push((entry, Vec::new()));
     }
 
     pub fn snapshot_producers(&mut self, partition: usize) {
         let partition = &self.partitions[partition];
         let mut payload = Vec::new();
-        encode_producers(&partition.producers.snapshot().collect::<Vec<_>>(), &mut payload);
-        let entry = Entry { base_offset: partition.next_offset, ..Entry::new(RecordType::ProducerSnapshot, partition.id) };
+        encode_producers(
+            &partition.producers.snapshot().collect::<Vec<_>>(),
+            &mut payload,
+        );
+        let entry = Entry {
+            base_offset: partition.next_offset,
+            ..Entry::new(RecordType::ProducerSnapshot, partition.id)
+        };
         self.pending.push((entry, payload));
     }
 
@@ -311,21 +405,32 @@ impl Sample {
             return;
         }
         let records = std::mem::take(&mut self.pending);
-        let len = group_len(records.len(), records.iter().map(|(_, payload)| payload.len()).sum());
+        let len = group_len(
+            records.len(),
+            records.iter().map(|(_, payload)| payload.len()).sum(),
+        );
         if LOG_FILE_BYTES - (self.next.position as usize) < len + BLOCK {
             let next_file = (self.next.file + 1) % LOG_FILES as u32;
             self.uses[next_file as usize] += 1;
-            let end = FileEnd { next_file, next_file_use: self.uses[next_file as usize] };
+            let end = FileEnd {
+                next_file,
+                next_file_use: self.uses[next_file as usize],
+            };
             let entry = Entry::new(RecordType::FileEnd, PartitionId::default());
             self.write_group(vec![(entry, end.encode().to_vec())]);
-            (self.next.file, self.next.file_use, self.next.position) = (end.next_file, end.next_file_use, 0);
+            (self.next.file, self.next.file_use, self.next.position) =
+                (end.next_file, end.next_file_use, 0);
         }
         self.write_group(records);
     }
 
     fn write_group(&mut self, records: Vec<(Entry, Vec<u8>)>) {
         let context = GroupContext {
-            identity: LogIdentity { shard: self.shard, incarnation: INCARNATION, nonce: NONCE },
+            identity: LogIdentity {
+                shard: self.shard,
+                incarnation: INCARNATION,
+                nonce: NONCE,
+            },
             file: self.next.file,
             file_use: self.next.file_use,
             position: self.next.position,
@@ -341,7 +446,11 @@ impl Sample {
                 false => PendingRecord::with_payload(*entry, payload),
             })
             .collect();
-        let path = DataPath::Log { shard: self.shard, file: self.next.file }.relative();
+        let path = DataPath::Log {
+            shard: self.shard,
+            file: self.next.file,
+        }
+        .relative();
         let file = self.memory.files.get_mut(&path).unwrap();
         let info = encode_group(&context, &records, &mut file[self.next.position as usize..]);
         self.groups.push((path, self.next.position));
@@ -352,7 +461,10 @@ impl Sample {
 
     pub fn mark(&mut self) {
         self.commit();
-        self.write_group(vec![(Entry::new(RecordType::Mark, PartitionId::default()), Vec::new())]);
+        self.write_group(vec![(
+            Entry::new(RecordType::Mark, PartitionId::default()),
+            Vec::new(),
+        )]);
     }
 
     /// Flushes: of the last segments whole blocks, or everything; of the others everything, and seals these.
@@ -363,13 +475,26 @@ impl Sample {
                 let is_last = index + 1 == count;
                 let len = segment.bytes.len();
                 segment.sealed = !is_last;
-                let flushed = if is_last && !everything { len / SUM_BLOCK * SUM_BLOCK } else { len };
+                let flushed = if is_last && !everything {
+                    len / SUM_BLOCK * SUM_BLOCK
+                } else {
+                    len
+                };
                 segment.flushed = segment.flushed.max(flushed as u64);
                 let seed = segment_seed(partition.id, segment.base);
                 let bytes = &segment.bytes[..segment.flushed as usize];
-                let sums: Vec<SumEntry> =
-                    (0..).zip(bytes.chunks(SUM_BLOCK)).map(|(block, bytes)| SumEntry(block_sum(seed, block, bytes))).collect();
-                let path = |file| DataPath::Segment { partition: partition.id, base_offset: segment.base, file }.relative();
+                let sums: Vec<SumEntry> = (0..)
+                    .zip(bytes.chunks(SUM_BLOCK))
+                    .map(|(block, bytes)| SumEntry(block_sum(seed, block, bytes)))
+                    .collect();
+                let path = |file| {
+                    DataPath::Segment {
+                        partition: partition.id,
+                        base_offset: segment.base,
+                        file,
+                    }
+                    .relative()
+                };
                 if !bytes.is_empty() {
                     let file = self.memory.files.entry(path(SegmentFile::Log)).or_default();
                     file.resize(file.len().max(bytes.len()), 0);
@@ -384,9 +509,30 @@ impl Sample {
                 let exact = !is_last || everything;
                 let files = &mut self.memory.files;
                 segment.in_file = [
-                    sidecar(files, path(SegmentFile::Sum), partition.id, segment.base, &sums, exact),
-                    sidecar(files, path(SegmentFile::Index), partition.id, segment.base, &segment.index, exact),
-                    sidecar(files, path(SegmentFile::TimeIndex), partition.id, segment.base, &segment.time_index, exact),
+                    sidecar(
+                        files,
+                        path(SegmentFile::Sum),
+                        partition.id,
+                        segment.base,
+                        &sums,
+                        exact,
+                    ),
+                    sidecar(
+                        files,
+                        path(SegmentFile::Index),
+                        partition.id,
+                        segment.base,
+                        &segment.index,
+                        exact,
+                    ),
+                    sidecar(
+                        files,
+                        path(SegmentFile::TimeIndex),
+                        partition.id,
+                        segment.base,
+                        &segment.time_index,
+                        exact,
+                    ),
                 ];
             }
         }
@@ -397,7 +543,10 @@ impl Sample {
             let segments = partition.segments.iter().map(|segment| {
                 let seed = segment_seed(partition.id, segment.base);
                 let bytes = &segment.bytes[..segment.flushed as usize];
-                let sums: Vec<u32> = (0..).zip(bytes.chunks(SUM_BLOCK)).map(|(block, bytes)| block_sum(seed, block, bytes)).collect();
+                let sums: Vec<u32> = (0..)
+                    .zip(bytes.chunks(SUM_BLOCK))
+                    .map(|(block, bytes)| block_sum(seed, block, bytes))
+                    .collect();
                 SegmentState {
                     base_offset: segment.base,
                     end_offset: partition
@@ -427,7 +576,14 @@ impl Sample {
                 next_offset: partition.next_offset,
                 replay_from_sequence: 0,
                 segments: segments.collect(),
-                epochs: if partition.next_offset > 0 { vec![EpochEntry { epoch: EPOCH, start_offset: 0 }] } else { vec![] },
+                epochs: if partition.next_offset > 0 {
+                    vec![EpochEntry {
+                        epoch: EPOCH,
+                        start_offset: 0,
+                    }]
+                } else {
+                    vec![]
+                },
                 producers: partition.producers.snapshot().collect(),
                 deleting: false,
             }
@@ -448,7 +604,11 @@ impl Sample {
                 durable_through: self.next.sequence - 1,
             }],
             files: (0..LOG_FILES as u32)
-                .map(|index| LogFile { index, file_use: self.uses[index as usize], size_bytes: LOG_FILE_BYTES as u64 })
+                .map(|index| LogFile {
+                    index,
+                    file_use: self.uses[index as usize],
+                    size_bytes: LOG_FILE_BYTES as u64,
+                })
                 .collect(),
             partitions,
         }
@@ -463,7 +623,10 @@ impl Sample {
     fn write_slot(&mut self, body: &CheckpointBody, closed: bool) {
         let mut bytes = encode_checkpoint(self.shard, DIRECTORY, self.number, body);
         set_closed(&mut bytes, closed);
-        let path = DataPath::Checkpoint { shard: self.shard, slot: slot_of(self.number) };
+        let path = DataPath::Checkpoint {
+            shard: self.shard,
+            slot: slot_of(self.number),
+        };
         self.memory.files.insert(path.relative(), bytes);
         self.number += 1;
     }
@@ -492,7 +655,11 @@ fn sidecar<E: SidecarEntry>(
     entries: &[E],
     exact: bool,
 ) -> usize {
-    let count = if exact { entries.len() } else { entries.len() / E::PER_BLOCK * E::PER_BLOCK };
+    let count = if exact {
+        entries.len()
+    } else {
+        entries.len() / E::PER_BLOCK * E::PER_BLOCK
+    };
     if count > 0 {
         let mut bytes = Vec::new();
         encode_blocks(id, base, 0, &entries[..count], &mut bytes);
@@ -510,7 +677,14 @@ pub fn everything() -> Sample {
     sample.commit();
     for index in 0..150 {
         let roll = index == 50 || index == 100;
-        sample.append(large, CODECS[index % 5], 1 + index % 7, 300, Some(1000 + (index % 3) as i64), roll);
+        sample.append(
+            large,
+            CODECS[index % 5],
+            1 + index % 7,
+            300,
+            Some(1000 + (index % 3) as i64),
+            roll,
+        );
         if index % 3 == 0 {
             sample.append(small, CODECS[index % 4 + 1], 2, 20, None, false);
         }
