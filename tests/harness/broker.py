@@ -1,4 +1,5 @@
 """Brokers under test: Trireme, and Apache Kafka as the peer that the tests themselves are tried on."""
+import os
 import pathlib
 import re
 import time

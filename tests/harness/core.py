@@ -19,6 +19,10 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 START = time.monotonic()
 
 
+# Processes that run now, so that the end of a test run is the end of all of them.
+RUNNING = set()
+
+
 class Failure(Exception):
     """A check that did not hold; its text is what the report says."""
 
@@ -95,12 +99,15 @@ def run(command, timeout=120, stdin=None, env=None, cwd=None, check=True):
     command = [str(part) for part in command]
     process = subprocess.Popen(command, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=full_env(env), cwd=cwd, start_new_session=True)
+    RUNNING.add(process)
     try:
         out, err = process.communicate(stdin.encode() if isinstance(stdin, str) else stdin, timeout)
     except subprocess.TimeoutExpired:
         kill_group(process)
         out, err = process.communicate()
         raise Failure(f"{shorten(command)} took longer than {timeout} s\n{tail(out + err)}")
+    finally:
+        RUNNING.discard(process)
     if check and process.returncode:
         raise Failure(f"{shorten(command)} exited with {process.returncode}\n{tail(err or out)}")
     result = out.decode(errors="replace")
@@ -135,6 +142,7 @@ class Child:
         with open(self.out, "ab") as stdout, open(self.err, "ab") as stderr:
             self.process = subprocess.Popen(self.command, stdin=stdin or subprocess.DEVNULL, stdout=stdout,
                                             stderr=stderr, env=full_env(env), cwd=cwd, start_new_session=True)
+        RUNNING.add(self.process)
         self.pid = self.process.pid
 
     def alive(self):
@@ -147,6 +155,7 @@ class Child:
     def kill(self):
         kill_group(self.process)
         self.process.wait(30)
+        RUNNING.discard(self.process)
 
     def stop(self, timeout=60):
         """SIGTERM and a clean end: the exit code."""
@@ -160,6 +169,7 @@ class Child:
             self.kill()
             raise Failure(f"{shorten(self.command)} did not end within {timeout} s\n{self.log()}")
         kill_group(self.process)
+        RUNNING.discard(self.process)
         return code
 
     def log(self):

@@ -4,7 +4,7 @@ import re
 import subprocess
 
 from .broker import KAFKA_TOOL, kafka_tool
-from .core import expect, tail
+from .core import RUNNING, expect, tail
 
 FIELDS = re.compile(r"(\w+): (\S+)")
 # Lines that do not describe a batch or a record, and are no complaint.
@@ -17,7 +17,9 @@ def dump(files, deep=True):
     files = [str(file) for file in files]
     for at in range(0, len(files), 200):
         command = [KAFKA_TOOL, "run", "dump-log", *(["--deep-iteration"] if deep else []), "--files", ",".join(files[at:at + 200])]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace",
+                                   start_new_session=True)
+        RUNNING.add(process)
         current, batch, other = None, None, []
         for line in process.stdout:
             if line.startswith("| offset: "):
@@ -31,7 +33,9 @@ def dump(files, deep=True):
                 other.append(line)
         # The tool calls the first record of every segment but the first non-consecutive: it follows -1.
         other = [line for line in other if not line.startswith("Non-consecutive offsets in ") and not line.startswith("  -1 is followed by ")]
-        expect(process.wait() == 0 and not other, f"dump-log ended with {process.returncode}: {tail(''.join(other))}")
+        process.wait()
+        RUNNING.discard(process)
+        expect(process.returncode == 0 and not other, f"dump-log ended with {process.returncode}: {tail(''.join(other))}")
     return found
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from . import broker as brokers
-from .core import IN_CI, ROOT, Report, Skipped, expect, find, run, say
+from .core import IN_CI, ROOT, RUNNING, Report, Skipped, expect, find, kill_group, run, say
 
 
 class Context:
@@ -37,8 +37,12 @@ def run_line(context, number):
 
 
 def end_cleanly():
-    """SIGTERM unwinds like an exception, so that no broker and no mount stays behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """SIGTERM ends everything that runs and unwinds like an exception, so that no process and no mount stays behind."""
+    def stop(*_):
+        for process in list(RUNNING):
+            kill_group(process)
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, stop)
 
 
 def accept(arguments):
