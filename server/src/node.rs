@@ -454,13 +454,10 @@ impl Hand {
         let mut doors: Vec<(&'static str, Arc<DoorCounters>)> =
             vec![("kafka", kafka_door.counters())];
         doors.extend(admin.iter().map(|(_, door)| ("admin", door.counters())));
-        let reporter = (engine.clone(), kafka.clone());
+        let reporter = kafka.clone();
         trireme_runtime::spawn(async move {
             reports
-                .serve(|_, ReportRequest| {
-                    let (engine, kafka) = &reporter;
-                    std::future::ready(admin::report(engine, kafka, doors.clone()))
-                })
+                .serve(|_, ReportRequest| admin::report(reporter.clone(), doors.clone()))
                 .await;
         })
         .detach();

@@ -8,9 +8,10 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::fmt::Error;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use trireme_engine::api::ShardStats;
+use trireme_engine::api::{Isolation, OffsetAnswer, OffsetQuery, ShardStats};
 use trireme_net::DoorCounters;
 use trireme_runtime::CoreStats;
 use trireme_runtime::fs::{File, OpenOptions};
@@ -24,6 +25,7 @@ pub struct CoreReport {
     pub runtime: CoreStats,
     pub engine: ShardStats,
     pub kafka: KafkaReport,
+    pub lags: Vec<Lag>,
     /// The core's doors by name.
     pub doors: Vec<(&'static str, Arc<DoorCounters>)>,
 }
@@ -70,18 +72,64 @@ impl KafkaReport {
     }
 }
 
+/// Partitions of one core's groups whose lag is told; a page must not grow without bound.
+const MAX_LAGS: usize = 10_000;
+
+/// How far a group's committed offset is behind the high watermark of a partition.
+#[derive(Debug)]
+pub struct Lag {
+    pub group: String,
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub records: u64,
+}
+
 /// This core's numbers, on the core.
-pub fn report(
-    engine: &trireme_engine::Engine,
-    kafka: &trireme_kafka::Door,
+pub async fn report(
+    kafka: Rc<trireme_kafka::Door>,
     doors: Vec<(&'static str, Arc<DoorCounters>)>,
 ) -> CoreReport {
     CoreReport {
         runtime: trireme_runtime::stats(),
-        engine: engine.stats(),
+        engine: kafka.engine.stats(),
         kafka: KafkaReport::of(&kafka.metrics),
+        lags: lags(&kafka).await,
         doors,
     }
+}
+
+/// Of the groups that this core coordinates.
+async fn lags(kafka: &trireme_kafka::Door) -> Vec<Lag> {
+    let image = kafka.metadata.image();
+    let home = |topic: &str, partition: i32| {
+        let partitions = &image.topics.get(topic)?.partitions;
+        partitions.get(usize::try_from(partition).ok()?).copied()
+    };
+    let committed = kafka.groups.committed(MAX_LAGS).into_iter();
+    let (commits, queries): (Vec<_>, Vec<_>) = committed
+        .filter_map(|commit| {
+            let home = home(&commit.1, commit.2)?;
+            Some((
+                commit,
+                (home, OffsetQuery::Latest, Isolation::HighWatermark),
+            ))
+        })
+        .unzip();
+    if queries.is_empty() {
+        return Vec::new();
+    }
+    let ends = kafka.engine.offsets(queries).await;
+    let lag =
+        |((group, topic, partition, offset), end): ((_, _, _, i64), Result<OffsetAnswer, _>)| {
+            let records = u64::try_from(end.ok()?.offset - offset).unwrap_or(0);
+            Some(Lag {
+                group,
+                topic,
+                partition,
+                records,
+            })
+        };
+    commits.into_iter().zip(ends).filter_map(lag).collect()
 }
 
 /// Numbers of the process as a whole.
@@ -611,6 +659,21 @@ impl Collector for Snapshot {
         )?;
         self.per_door(&mut page, MetricType::Counter, DOOR_COUNTERS)?;
         self.per_door(&mut page, MetricType::Gauge, DOOR_GAUGES)?;
+        let lags = self.reports.iter().flat_map(|report| &report.lags);
+        let lags = lags.map(|lag| {
+            let labels = vec![
+                ("group", lag.group.clone()),
+                ("topic", lag.topic.to_string()),
+                ("partition", lag.partition.to_string()),
+            ];
+            (labels, lag.records)
+        });
+        page.values(
+            MetricType::Gauge,
+            "trireme_consumer_lag_records",
+            "Records between a group's committed offset and the high watermark",
+            lags.collect(),
+        )?;
         page.histogram(
             "trireme_commit_sync_seconds",
             "Time until a group of the commit log is durable",
@@ -653,6 +716,12 @@ mod tests {
                     apis: vec![(18, 5, 100, 200)],
                     ..Default::default()
                 },
+                lags: vec![Lag {
+                    group: "g \"1\"".into(),
+                    topic: "t".into(),
+                    partition: 3,
+                    records: 9,
+                }],
                 doors: vec![("kafka", door)],
             }
         };
@@ -677,6 +746,7 @@ mod tests {
             "trireme_commit_sync_seconds_bucket{le=\"0.00015\",core=\"0\"} 1",
             "trireme_commit_sync_seconds_bucket{le=\"1.0\",core=\"0\"} 2",
             "trireme_commit_sync_seconds_bucket{le=\"+Inf\",core=\"0\"} 3",
+            "trireme_consumer_lag_records{group=\"g \\\"1\\\"\",topic=\"t\",partition=\"3\"} 9",
             "process_cpu_seconds_total 1.5",
             "trireme_receive_memory_bytes{core=\"1\"} 2",
         ] {

@@ -298,6 +298,13 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_configuration_is_valid() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/trireme.toml");
+        let config = Config::load(Some(&path), environment(&[]), vec![]).unwrap();
+        assert_eq!(config.kafka_broker["num.partitions"], "12");
+    }
+
+    #[test]
     fn every_setting_can_be_named_in_the_environment() {
         for setting in SETTINGS {
             let name = setting.key.to_uppercase().replace('.', "_");

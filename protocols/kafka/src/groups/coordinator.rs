@@ -373,6 +373,15 @@ impl Coordinator {
         (self.groups.len(), offsets)
     }
 
+    /// Group, topic, partition and offset of what is committed, for metrics.
+    pub fn committed(&self) -> impl Iterator<Item = (&str, &Arc<str>, i32, i64)> {
+        self.groups.values().flat_map(|group| {
+            group.offsets.iter().flat_map(|(topic, partitions)| {
+                partitions.iter().map(|(partition, committed)| (&*group.id, topic, *partition, committed.offset))
+            })
+        })
+    }
+
     #[cfg(test)]
     pub(super) fn group(&self, id: &str) -> Option<&Group> {
         self.groups.get(id)

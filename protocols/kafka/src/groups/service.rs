@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -207,6 +208,17 @@ impl Groups {
     pub fn counts(&self) -> (usize, usize) {
         let counts = self.0.local.iter().flatten().map(|local| local.coordinator.borrow().counts());
         counts.fold((0, 0), |(groups, offsets), (g, o)| (groups + g, offsets + o))
+    }
+
+    /// Group, topic, partition and offset of at most `limit` commits of this core's groups, for metrics.
+    pub fn committed(&self, limit: usize) -> Vec<(String, Arc<str>, i32, i64)> {
+        let mut all = Vec::new();
+        for local in self.0.local.iter().flatten() {
+            let coordinator = local.coordinator.borrow();
+            let commits = coordinator.committed().take(limit - all.len());
+            all.extend(commits.map(|(group, topic, partition, offset)| (group.to_owned(), topic.clone(), partition, offset)));
+        }
+        all
     }
 
     /// The broker is about to stop: members that wait for others are sent to look for another coordinator, and no more
