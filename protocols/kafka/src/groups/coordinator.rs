@@ -376,8 +376,8 @@ impl Coordinator {
     /// Group, topic, partition and offset of what is committed, for metrics.
     pub fn committed(&self) -> impl Iterator<Item = (&str, &Arc<str>, i32, i64)> {
         self.groups.values().flat_map(|group| {
-            group.offsets.iter().flat_map(|(topic, partitions)| {
-                partitions.iter().map(|(partition, committed)| (&*group.id, topic, *partition, committed.offset))
+            group.offsets.iter().flat_map(move |(topic, partitions)| {
+                partitions.iter().map(move |(partition, committed)| (&*group.id, topic, *partition, committed.offset))
             })
         })
     }
