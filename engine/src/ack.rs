@@ -116,10 +116,6 @@ impl Wait {
         self.finish();
     }
 
-    pub fn is_done(&self) -> bool {
-        self.done.get()
-    }
-
     pub fn finish(&self) {
         self.done.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {

@@ -40,7 +40,7 @@ impl Shard {
     }
 
     fn is_pressed(&self) -> bool {
-        self.unflushed.get() + self.pending.get() > self.unflushed_max
+        self.unflushed.get() + self.pending.get() > self.unflushed_limit()
     }
 
     /// The answer, and whether it must wait until its offsets are durable.

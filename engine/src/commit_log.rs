@@ -116,19 +116,15 @@ impl CommitLog {
         self.used.back().expect("there is always a current file")
     }
 
-    pub fn current_mut(&mut self) -> &mut UsedFile {
-        self.used.back_mut().expect("there is always a current file")
-    }
-
     /// Bytes that a group may have in the current file.
     pub fn room(&self) -> usize {
         (self.current().file.size - self.next.position) as usize - BLOCK
     }
 
-    /// Bytes of files that hold groups still needed.
-    pub fn live_bytes(&self) -> u64 {
-        let full: u64 = self.used.iter().map(|used| used.file.size).sum();
-        full - self.current().file.size + self.next.position
+    /// The uses that the newest checkpoint still needs, oldest first; the current one is always among them.
+    pub fn needed(&self) -> impl Iterator<Item = &UsedFile> {
+        let newest = self.slots[0].max(self.slots[1]);
+        self.used.iter().filter(move |used| used.ordinal >= newest)
     }
 
     /// Moves on behind a group of `len` bytes that was written.

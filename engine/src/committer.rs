@@ -113,7 +113,7 @@ impl Shard {
 
     /// Whether batches may go to the log now: not while too much is unflushed.
     fn may_take_runs(&self) -> bool {
-        self.unflushed.get() <= self.unflushed_max || self.closing.get() || self.draining.get() > 0
+        self.unflushed.get() <= self.unflushed_limit() || self.closing.get() || self.draining.get() > 0
     }
 }
 
@@ -425,10 +425,5 @@ impl Shard {
                 used.partitions.push(partition.clone());
             }
         }
-    }
-
-    /// Unflushed bytes from which on flushing begins.
-    pub fn flush_target(&self) -> u64 {
-        self.unflushed_max / 2
     }
 }

@@ -21,7 +21,6 @@ use crate::recovery::at;
 pub struct DataDir {
     /// Shards that exist, at least as many as the configuration wants.
     pub shards: u16,
-    pub(crate) format: Format,
     _lock: Rc<File>,
 }
 
@@ -57,7 +56,7 @@ impl DataDir {
                 format
             }
         };
-        Ok(DataDir { shards: format.shards, format, _lock: Rc::new(lock) })
+        Ok(DataDir { shards: format.shards, _lock: Rc::new(lock) })
     }
 }
 

@@ -106,52 +106,62 @@ impl Shard {
     /// Whether too much is unflushed, or too much of the log is in use.
     fn must_free_log(&self) -> bool {
         let log = self.log.borrow();
-        let oldest_full = log.used.len() > 1;
-        oldest_full && (self.unflushed.get() > self.flush_target() || log.live_bytes() > self.unflushed_max)
-            || self.unflushed.get() > self.unflushed_max * 3 / 4
+        let live: u64 = log.needed().map(|used| used.file.size).sum();
+        (log.needed().count() > 1 && (self.unflushed.get() > self.flush_target() || live > self.unflushed_max))
+            || self.is_crowded()
     }
 
-    /// Flushes and carries what stands in the oldest log file, then checkpoints. `false` if that is not possible now.
+    /// So much is unflushed that appends will soon wait for it.
+    fn is_crowded(&self) -> bool {
+        self.unflushed.get() > self.unflushed_max / 4 * 3 + self.unflushed_rest()
+    }
+
+    /// What may stay unflushed however hard one tries: the partial last block of every partition.
+    fn unflushed_rest(&self) -> u64 {
+        self.partitions.borrow().len() as u64 * SUM_BLOCK as u64
+    }
+
+    /// Unflushed bytes from which on appends wait.
+    pub fn unflushed_limit(&self) -> u64 {
+        self.unflushed_max + self.unflushed_rest()
+    }
+
+    /// Unflushed bytes from which on flushing begins.
+    pub fn flush_target(&self) -> u64 {
+        self.unflushed_max / 2 + self.unflushed_rest()
+    }
+
+    /// Flushes and carries what stands in the oldest log file that is needed, then checkpoints. `false` if that does not
+    /// help now.
     async fn free_oldest_file(self: &Rc<Self>) -> bool {
-        let (ordinal, partitions) = {
+        let (ordinal, is_current, partitions) = {
             let log = self.log.borrow();
-            let oldest = log.used.front().expect("never empty");
-            (oldest.ordinal, oldest.partitions.clone())
+            let oldest = log.needed().next().expect("the current one is needed");
+            (oldest.ordinal, oldest.ordinal == log.current().ordinal, oldest.partitions.clone())
         };
         for partition in &partitions {
             let due = {
                 let inner = partition.state.borrow();
                 let concerned = inner.spans.first().is_some_and(|span| span.ordinal <= ordinal);
-                concerned && !partition.gone.get() && inner.unflushed() >= CARRY_BYTES_MAX
+                let least = if self.is_crowded() { SUM_BLOCK as u64 } else { CARRY_BYTES_MAX };
+                concerned && !partition.gone.get() && inner.unflushed() >= least
             };
             if due && self.flush_partition(partition, false).await.is_err() {
                 return false;
             }
             self.pace().await;
         }
-        if self.log.borrow().used.len() == 1 {
-            // All in the file that is written to: nothing to free, but less to recover.
-            for partition in &partitions {
-                partition.state.borrow_mut().settle_spans();
-            }
-            return self.unflushed.get() <= self.unflushed_max * 3 / 4;
+        if is_current {
+            // Nothing to free, but less to recover.
+            return !self.is_crowded();
         }
         self.carry(&partitions, ordinal).await;
-        let freed = {
-            let mut log = self.log.borrow_mut();
-            if let Some(oldest) = log.used.front_mut().filter(|oldest| oldest.ordinal == ordinal) {
-                oldest.partitions.clear();
-            }
-            log.slots[0].max(log.slots[1]) <= ordinal
-        };
-        if freed {
-            self.checkpoint().await;
+        if let Some(oldest) = self.log.borrow_mut().used.iter_mut().find(|used| used.ordinal == ordinal) {
+            oldest.partitions.clear();
         }
-        let behind = {
-            let log = self.log.borrow();
-            log.spare.is_empty() || log.slots[0].min(log.slots[1]) < ordinal
-        };
-        if behind {
+        self.checkpoint().await;
+        if self.log.borrow().spare.is_empty() {
+            // The other slot still holds it, and the committer may be waiting.
             self.checkpoint().await;
         }
         true

@@ -136,11 +136,6 @@ impl PartitionInner {
         Some(&mut self.segments[index])
     }
 
-    /// Bytes that are kept.
-    pub fn size_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.length).sum()
-    }
-
     /// Durable bytes that are not in their segments.
     pub fn unflushed(&self) -> u64 {
         self.segments.iter().map(|segment| segment.durable - segment.flushed.min(segment.durable)).sum()

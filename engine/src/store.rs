@@ -205,11 +205,16 @@ impl Shard {
             }
             self.flush_blocks(partition, hole.segment, flushed, hole.from.min(flushed + FLUSH_BYTES_MAX)).await?;
         }
-        if let Some(segment) = partition.state.borrow_mut().segment_mut(hole.segment)
+        let mut inner = partition.state.borrow_mut();
+        let inner = &mut *inner;
+        if let Some(segment) = inner.segment_mut(hole.segment)
             && segment.flushed == hole.from
         {
             segment.flushed = end;
             segment.sums.pending.extend(&hole.sums);
+            // A tail has no gaps: what lies before the blocks is in the file now.
+            let freed = inner.tail.drop_before(hole.segment, end);
+            self.give_memory(freed);
         }
         Ok(())
     }

@@ -169,6 +169,13 @@ impl Tail {
         taken
     }
 
+    /// Drops the chunks of `segment` that begin before `position`, which is a chunk's beginning; memory that was freed.
+    pub fn drop_before(&mut self, segment: Offset, position: u64) -> u64 {
+        let before = self.capacity();
+        self.chunks.retain(|chunk| chunk.segment != segment || chunk.start >= position);
+        before - self.capacity()
+    }
+
     /// The starts of those chunks of `segment` that end within `from..=to` and will not grow: the full ones, and with
     /// `is_end` the last one too.
     pub fn ending_in(&self, segment: Offset, from: u64, to: u64, is_end: bool) -> SmallVec<[u64; 4]> {

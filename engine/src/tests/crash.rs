@@ -1,4 +1,7 @@
+use std::rc::Rc;
+
 use super::kit::*;
+use super::model::*;
 use crate::api::*;
 
 #[test]
@@ -22,5 +25,69 @@ fn what_is_acknowledged_survives_an_end_without_shutdown() {
             assert_eq!(info.leader_epoch, round as i32);
             expected + 200
         });
+    }
+}
+
+/// Rounds of life, each ended by a crash or a shutdown, on real files.
+fn random_lives(seed: u64, scale: Scale, config_of: impl Fn(EngineConfig) -> EngineConfig, rounds: u64) {
+    println!("seed {seed}");
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config_of(config(dir.path()));
+    let model = SharedModel::default();
+    let mut dice = Dice::new(seed);
+    for round in 0..rounds {
+        let is_clean = dice.roll(3) == 0;
+        let (mut life, watched) = (dice.clone(), model.clone());
+        with_engine(&config, |engine| async move {
+            println!("round {round} clean {is_clean}: {:?}", engine.stats().recovered_bytes);
+            check(&engine, &watched, 20_000 + life.roll(1 << 20) as u32).await;
+            let configs = watched.borrow().partitions.keys().map(|index| (partition(*index), partition_config(&scale))).collect();
+            engine.configure(configs).await;
+            live(&engine, &watched, scale, &mut life).await;
+            check(&engine, &watched, 20_000 + life.roll(1 << 20) as u32).await;
+            if is_clean {
+                engine.shutdown().await;
+            }
+            let stats = engine.stats();
+            println!(
+                "  groups {} direct {} flushes {} checkpoints {} carried {} unflushed {}",
+                stats.groups, stats.direct_runs, stats.flushes, stats.checkpoints, stats.carried_bytes, stats.unflushed_bytes
+            );
+        });
+        dice.roll(7 + round);
+    }
+    drop(Rc::try_unwrap(model));
+}
+
+const SMALL: Scale = Scale { partitions: 5, segment_bytes: 1 << 20, steps: 30, batch_bytes_max: 20_000, burst: 60 };
+
+#[test]
+fn random_lives_of_small_batches() {
+    for seed in 0..2 {
+        random_lives(seed, SMALL, |config| EngineConfig { unflushed_max_bytes: 4 << 20, ..config }, 6);
+    }
+}
+
+#[test]
+fn random_lives_with_direct_runs() {
+    let scale = Scale { batch_bytes_max: 100_000, burst: 40, segment_bytes: 6 << 20, ..SMALL };
+    for seed in 100..102 {
+        random_lives(seed, scale, |config| EngineConfig { direct_min_bytes: 64 << 10, ..config }, 6);
+    }
+}
+
+#[test]
+fn random_lives_with_batches_larger_than_a_group() {
+    let scale = Scale { batch_bytes_max: 3 << 20, burst: 3, segment_bytes: 20 << 20, steps: 15, ..SMALL };
+    for seed in 200..202 {
+        random_lives(seed, scale, |config| config, 5);
+    }
+}
+
+#[test]
+fn random_lives_of_many_partitions() {
+    let scale = Scale { partitions: 300, batch_bytes_max: 3_000, burst: 300, steps: 60, ..SMALL };
+    for seed in 300..301 {
+        random_lives(seed, scale, |config| EngineConfig { unflushed_max_bytes: 4 << 20, ..config }, 4);
     }
 }

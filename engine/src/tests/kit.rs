@@ -48,7 +48,11 @@ pub fn try_with_engine<T, Fut: Future<Output = T>>(
         };
         let mail = service(1).pop().expect("one");
         let engine = Engine::open(EngineConfig { shards: dir.shards, ..config }, 0, 1, mail).await?;
-        Ok(body(engine).await)
+        let result = body(engine).await;
+        drop(dir);
+        // Closing a file takes a turn of the ring.
+        trireme_runtime::sleep(std::time::Duration::from_millis(20)).await;
+        Ok(result)
     })
     .expect("a core")
 }

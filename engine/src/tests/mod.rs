@@ -3,3 +3,4 @@
 mod basics;
 mod crash;
 mod kit;
+mod model;
