@@ -141,12 +141,16 @@ impl Shard {
         loop {
             // In order: a parent's name sorts before what is in it.
             let Some(directory) = self.unsynced.borrow_mut().pop_first() else { return Ok(()) };
-            match fs::sync_dir(&directory).await {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => abort(&format!("sync of {}: {error}", directory.display())),
-                Ok(()) => {}
-            }
+            sync_directory(&directory).await;
         }
+    }
+
+    /// Makes the names in these directories durable, whoever else may be about to.
+    pub async fn sync_directories(&self, directories: [DataPath; 2]) -> io::Result<()> {
+        for directory in directories {
+            sync_directory(&self.path(directory)).await;
+        }
+        Ok(())
     }
 
     /// Writes checkpoint `number` to its slot. Durable when it returns.
@@ -166,6 +170,14 @@ impl Shard {
         let (result, _) = file.write_durable_at(block, 0).await;
         result.unwrap_or_else(|error| abort(&format!("{}: {error}", path.display())));
         Ok(())
+    }
+}
+
+async fn sync_directory(directory: &std::path::Path) {
+    match fs::sync_dir(directory).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => abort(&format!("sync of {}: {error}", directory.display())),
+        Ok(()) => {}
     }
 }
 

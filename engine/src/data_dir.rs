@@ -37,7 +37,11 @@ impl DataDir {
         }
         probe_direct(config).await.map_err(at(dir))?;
         let format = match read_format(config).await? {
-            Some(format) if format.shards >= config.shards => format,
+            Some(format) if format.shards >= config.shards => {
+                // A start that was killed may have left the name behind without making it durable.
+                fs::sync_dir(dir).await.map_err(at(dir))?;
+                format
+            }
             old => {
                 let mut directory = old.map_or([0; 16], |old| old.directory);
                 if old.is_none() {

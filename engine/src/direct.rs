@@ -6,7 +6,7 @@
 //!   flushed stays one piece: the bytes between are written along (they are durable in the log, or the run's own head).
 //! - It is answered when the record and the blocks are both durable. Until then its partition is parked, so nothing of it
 //!   stands in the log behind a run that may fail.
-//! - It only goes to space that is allocated already; nothing is created or allocated on the way of an answer. (Only a
+//! - It only goes to a file whose name is durable and to space that is allocated already; nothing is created or allocated on the way of an answer. (Only a
 //!   batch that no group can hold waits for its space.)
 
 use std::cell::Cell;
@@ -81,7 +81,7 @@ pub(crate) fn plan(
     let end = position + u64::from(piece.bytes);
     let payload_len = direct_payload_len(&split, piece.batches as usize);
     let file = shard.files.get(partition.id, piece.segment, Mode::Write);
-    let Some(file) = file.filter(|_| segment.allocated >= end) else {
+    let Some(file) = file.filter(|_| segment.allocated >= end && segment.named) else {
         if must {
             park_until_ready(shard, partition, inner, piece.segment, end);
         } else {
@@ -302,14 +302,14 @@ fn prepare_ahead(shard: &Rc<Shard>, partition: &Rc<Partition>, inner: &mut Parti
     let end = end.min(inner.config.segment_bytes);
     let Some(segment) = inner.segment_mut(base) else { return };
     let is_open = shard.files.get(partition.id, base, Mode::Write).is_some();
-    if segment.preparing || segment.sealed || (is_open && segment.allocated >= end) {
+    if segment.preparing || segment.sealed || (is_open && segment.named && segment.allocated >= end) {
         return;
     }
     segment.preparing = true;
     let (shard, partition) = (shard.clone(), partition.clone());
     spawn_with(Share::Background, async move {
         // Without space the run goes through the log, and the flusher says that the disk is full.
-        let _ = shard.place(&partition, base, end).await;
+        let _ = shard.place_named(&partition, base, end).await;
         if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
             segment.preparing = false;
         }

@@ -50,6 +50,12 @@ pub(crate) async fn open(
     let ring = list_log(&data_dir, id).await?;
     let mut used = VecDeque::new();
     let (mut replay, end) = replay_log(&data_dir, id, &checkpoint, &ring, &mut used).await?;
+    // The last group may have been read from the drive's cache, if its write was not over when the process was killed. It
+    // counts from now on, so it must not be lost to a power cut.
+    for file in &used {
+        let path = DataPath::Log { shard: id, file: file.file.index }.below(&data_dir);
+        file.file.file.sync_data().await.map_err(at(path))?;
+    }
     for replayed in replay.partitions.values_mut() {
         verify_undone(&data_dir, replayed).await?;
     }
@@ -295,6 +301,10 @@ async fn verify_undone(data_dir: &Path, replayed: &mut Replayed) -> Result<(), O
                     }
                 }
                 block += count;
+            }
+            if right {
+                // As with the log: what was read is not durable for having been read.
+                file.sync_data().await.map_err(at(&path))?;
             }
             right
         }

@@ -45,6 +45,8 @@ pub(crate) struct Segment {
     pub flushed: u64,
     /// Bytes for which the file has space. 0: no file yet.
     pub allocated: u64,
+    /// The name of its file is durable; until then nothing may go there that is not in the log too.
+    pub named: bool,
     /// No more appends.
     pub rolled: bool,
     /// Its files are complete and have their exact lengths.
@@ -80,6 +82,7 @@ impl Segment {
             durable: 0,
             flushed: 0,
             allocated: 0,
+            named: false,
             rolled: false,
             sealed: false,
             busy: false,
@@ -164,6 +167,7 @@ impl Segment {
             durable: state.flushed_bytes,
             flushed: state.flushed_bytes,
             allocated: state.flushed_bytes,
+            named: state.flushed_bytes > 0,
             rolled: state.sealed,
             sealed: state.sealed,
             head_on_disk: partial,

@@ -30,7 +30,7 @@ use crate::partition::{Partition, PartitionInner, Phase};
 /// Appended but not yet durable bytes beyond which appends are refused, as a share of `unflushed_max_bytes`.
 const PENDING_SHARE: u64 = 2;
 /// Log files are not made smaller than this, beside the first one.
-const WAL_FILE_BYTES_MIN: u64 = 2 << 20;
+const WAL_FILE_BYTES_MIN: u64 = 256 << 10;
 /// Largest chunk of a tail.
 pub(crate) const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// No tail chunk is made smaller than this for lack of memory.

@@ -75,6 +75,19 @@ impl Shard {
         placed
     }
 
+    /// The same, and its name is durable.
+    pub async fn place_named(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, end: u64) -> io::Result<File> {
+        let file = self.place(partition, base, end).await?;
+        let named = partition.state.borrow().segment(base).is_some_and(|segment| segment.named);
+        if !named {
+            self.sync_directories([DataPath::PartitionsRoot, DataPath::Partition(partition.id)]).await?;
+            if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
+                segment.named = true;
+            }
+        }
+        Ok(file)
+    }
+
     async fn place_now(
         &self,
         partition: &Partition,
@@ -112,7 +125,7 @@ impl Shard {
                 self.progress.notified().await;
                 continue;
             }
-            if self.place(partition, base, end).await.is_ok() && self.flush_partition(partition, false).await.is_ok() {
+            if self.place_named(partition, base, end).await.is_ok() && self.flush_partition(partition, false).await.is_ok() {
                 let inner = partition.state.borrow();
                 if inner.segment(base).is_none_or(|segment| !segment.busy) {
                     return;

@@ -4,3 +4,4 @@ mod basics;
 mod crash;
 mod kit;
 mod model;
+mod simulated;
