@@ -12,10 +12,13 @@ pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_records;
 pub mod delete_topics;
+pub mod describe_client_quotas;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_log_dirs;
+pub mod describe_producers;
 pub mod describe_topic_partitions;
+pub mod describe_user_scram_credentials;
 pub mod elect_leaders;
 pub mod fetch;
 pub mod incremental_alter_configs;
@@ -66,7 +69,10 @@ pub const APIS: &[&Api] = &[
     &elect_leaders::API,
     &incremental_alter_configs::API,
     &list_partition_reassignments::API,
+    &describe_client_quotas::API,
+    &describe_user_scram_credentials::API,
     &describe_cluster::API,
+    &describe_producers::API,
     &list_config_resources::API,
     &describe_topic_partitions::API,
     // Groups and producers.

@@ -147,6 +147,7 @@ async fn write_answers(door: Rc<Door>, lane: Rc<Lane>, mut writer: Writer) {
         let mut leases = Vec::new();
         let mut bytes = 0;
         let mut answered = 0;
+        let mut serial_answered = false;
         let mut next = Some(entry);
         let mut close = false;
         while let Some(entry) = next.take() {
@@ -173,16 +174,20 @@ async fn write_answers(door: Rc<Door>, lane: Rc<Lane>, mut writer: Writer) {
             }
             if entry.order == Order::Serial {
                 debug_assert!(next.is_none(), "nothing is started behind a serial request");
+                serial_answered = true;
             }
         }
         if sendable && !segments.is_empty() && let Err(error) = writer.write(segments).await {
             // What was started still runs to its end; its answers have nowhere to go.
             tracing::debug!(%error, "answer not sent");
             sendable = false;
+            writer.close();
         }
         drop(leases);
         lane.unanswered.set(lane.unanswered.get() - answered);
-        lane.serial.set(false);
+        if serial_answered {
+            lane.serial.set(false);
+        }
         if close || !sendable {
             lane.broken.set(true);
         }

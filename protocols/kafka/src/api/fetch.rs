@@ -17,7 +17,7 @@ use trireme_engine::{Isolation, PartitionRef, ReadError, ReadPart, ReadRequest, 
 use trireme_net::{FileRange, Segment};
 use trireme_replication::MetadataImage;
 
-use crate::dispatch::{Api, Call, Order, Started};
+use crate::dispatch::{Api, Call, MAX_DECODED_BYTES, Order, Request, Started};
 use crate::door::Door;
 use crate::fetch_session::{FetchParameters, Kind, NO_SESSION, Session, TopicKey};
 use crate::metrics::add;
@@ -35,9 +35,15 @@ pub const API: Api = Api {
     order: Order::Serial,
     start: |request| {
         Started::Pending(Box::pin(async move {
-            match parse(&request.body, request.call.version(), &request.call.door.metadata.image()) {
-                // The frame goes with the request, before any wait.
-                Ok(fetch) => serve(request.call, fetch).await,
+            let Request { call, body } = request;
+            if body.len() > MAX_DECODED_BYTES {
+                return Reply::Close;
+            }
+            let parsed = parse(&body, call.version(), &call.door.metadata.image());
+            // Before any wait, so that a long poll holds no receive memory.
+            drop(body);
+            match parsed {
+                Ok(fetch) => serve(call, fetch).await,
                 Err(_) => Reply::Close,
             }
         }))

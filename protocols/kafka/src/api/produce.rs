@@ -20,7 +20,7 @@ use trireme_replication::{MetadataImage, Topic};
 use crate::dispatch::{Api, Call, Order, Request, Started};
 use crate::metrics::add;
 use crate::reply::Reply;
-use crate::wire::{Read, Reader, Writer};
+use crate::wire::{Malformed, Read, Reader, Writer};
 
 pub const API: Api =
     Api { key: 0, name: "Produce", min: 0, max: 13, flexible: 9, order: Order::Pipelined, start };
@@ -30,6 +30,9 @@ const FIRST_SERVED: i16 = 3;
 /// First version in which a batch may be compressed with zstd.
 const FIRST_WITH_ZSTD: i16 = 7;
 const FIRST_WITH_TOPIC_IDS: i16 = 13;
+
+/// Topics, and partitions, of one request: an answer is larger than the smallest question, so this bounds what a frame can cost.
+pub const MAX_ENTRIES: usize = 100_000;
 
 /// What a request says before its topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,7 @@ pub fn walk<'a>(reader: &mut Reader<'a>, version: i16, visitor: &mut impl Visito
     let transactional_id = if version >= 3 { reader.nullable_string()? } else { None };
     let head = Head { transactional_id, acks: reader.i16()?, timeout_ms: reader.i32()? };
     let topics = reader.array_length(2)?;
+    let mut entries = topics;
     visitor.topics(head, topics);
     for _ in 0..topics {
         let topic = match version >= FIRST_WITH_TOPIC_IDS {
@@ -66,6 +70,10 @@ pub fn walk<'a>(reader: &mut Reader<'a>, version: i16, visitor: &mut impl Visito
             false => TopicKey::Name(reader.string()?),
         };
         let partitions = reader.array_length(5)?;
+        entries += partitions;
+        if entries > MAX_ENTRIES {
+            return Err(Malformed);
+        }
         visitor.topic(topic, partitions);
         for _ in 0..partitions {
             let index = reader.i32()?;
