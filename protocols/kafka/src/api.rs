@@ -102,7 +102,10 @@ const REFUSED: &[&Api] = &[
 
 /// The API of a key.
 pub fn find(key: i16) -> Option<&'static Api> {
-    APIS.iter().chain(REFUSED).copied().find(|api| api.key == key)
+    APIS.iter()
+        .chain(REFUSED)
+        .copied()
+        .find(|api| api.key == key)
 }
 
 /// The protocol's code for a partition that cannot be read.

@@ -26,7 +26,11 @@ const fn bits(operations: &[u8]) -> i32 {
 }
 
 /// Topics that Kafka keeps for itself. They are not topics here, and asking for one does not make it one.
-pub const INTERNAL_TOPICS: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+pub const INTERNAL_TOPICS: [&str; 3] = [
+    "__consumer_offsets",
+    "__transaction_state",
+    "__share_group_state",
+];
 
 /// A string of the codec.
 pub fn text(value: impl Into<String>) -> KafkaString {
@@ -63,17 +67,32 @@ impl Door {
     pub async fn leader_epochs(&self, topics: &[Arc<Topic>]) -> Vec<Arc<[i32]>> {
         let known = |topic: &Topic| {
             let epochs = self.leader_epochs.borrow();
-            epochs.topics.get(&topic.id).filter(|epochs| epochs.len() == topic.partitions.len()).cloned()
+            epochs
+                .topics
+                .get(&topic.id)
+                .filter(|epochs| epochs.len() == topic.partitions.len())
+                .cloned()
         };
-        let missing: Vec<_> = topics.iter().filter(|topic| known(topic).is_none()).cloned().collect();
+        let missing: Vec<_> = topics
+            .iter()
+            .filter(|topic| known(topic).is_none())
+            .cloned()
+            .collect();
         if !missing.is_empty() {
-            let partitions = missing.iter().flat_map(|topic| topic.partitions.iter().copied()).collect();
+            let partitions = missing
+                .iter()
+                .flat_map(|topic| topic.partitions.iter().copied())
+                .collect();
             let mut described = self.engine.describe(partitions).await.into_iter();
             let mut epochs = self.leader_epochs.borrow_mut();
             for topic in &missing {
                 let of_topic: Vec<_> = described.by_ref().take(topic.partitions.len()).collect();
                 if of_topic.iter().all(Result::is_ok) {
-                    let of_topic = of_topic.into_iter().flatten().map(|info| info.leader_epoch).collect();
+                    let of_topic = of_topic
+                        .into_iter()
+                        .flatten()
+                        .map(|info| info.leader_epoch)
+                        .collect();
                     epochs.topics.insert(topic.id, of_topic);
                 }
             }
@@ -83,7 +102,10 @@ impl Door {
             }
         }
         // A partition that is going away has none.
-        topics.iter().map(|topic| known(topic).unwrap_or_else(|| vec![-1; topic.partitions.len()].into())).collect()
+        topics
+            .iter()
+            .map(|topic| known(topic).unwrap_or_else(|| vec![-1; topic.partitions.len()].into()))
+            .collect()
     }
 
     /// Compares a client's idea of the leader epoch (-1: none) with the one that holds.
@@ -100,7 +122,9 @@ impl Door {
 pub fn refused(error: &MetadataError) -> (ErrorCode, String) {
     let code = match error {
         MetadataError::TopicExists(_) => ErrorCode::TopicAlreadyExists,
-        MetadataError::Collision { .. } | MetadataError::InvalidName(_) => ErrorCode::InvalidTopicException,
+        MetadataError::Collision { .. } | MetadataError::InvalidName(_) => {
+            ErrorCode::InvalidTopicException
+        }
         MetadataError::UnknownTopic => ErrorCode::UnknownTopicOrPartition,
         MetadataError::InvalidPartitions { .. }
         | MetadataError::NotMorePartitions { .. }

@@ -141,7 +141,8 @@ mod tests {
     /// Reads a body of every request type in every version that the codec knows; says how many were well-formed.
     fn read_all(body: &[u8]) -> usize {
         fn read<Q: RequestBody>(body: &[u8]) -> usize {
-            let version = |version: &i16| Q::read(&mut Bytes::copy_from_slice(body), *version).is_ok();
+            let version =
+                |version: &i16| Q::read(&mut Bytes::copy_from_slice(body), *version).is_ok();
             (0..=13).filter(version).count()
         }
         read::<message::AlterConfigsRequestData>(body)

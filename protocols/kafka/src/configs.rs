@@ -25,5 +25,9 @@ pub type Values = BTreeMap<String, String>;
 
 /// Whether a topic asks for more in-sync replicas than one node has.
 pub fn needs_more_replicas(topic: &Topic) -> bool {
-    !topic.configs.is_empty() && topic.configs.get("min.insync.replicas").is_some_and(|value| value != "1")
+    !topic.configs.is_empty()
+        && topic
+            .configs
+            .get("min.insync.replicas")
+            .is_some_and(|value| value != "1")
 }

@@ -125,7 +125,11 @@ async fn read_requests(door: &Rc<Door>, peer: &Rc<Peer>, lane: &Rc<Lane>, mut re
         let close = matches!(started, Started::Done(Reply::Close));
         lane.unanswered.set(lane.unanswered.get() + 1);
         lane.serial.set(order == Order::Serial);
-        lane.queue.borrow_mut().push_back(Entry { api_key, order, started });
+        lane.queue.borrow_mut().push_back(Entry {
+            api_key,
+            order,
+            started,
+        });
         lane.arrived.notify_one();
         if close {
             return;
@@ -177,7 +181,10 @@ async fn write_answers(door: Rc<Door>, lane: Rc<Lane>, mut writer: Writer) {
                 serial_answered = true;
             }
         }
-        if sendable && !segments.is_empty() && let Err(error) = writer.write(segments).await {
+        if sendable
+            && !segments.is_empty()
+            && let Err(error) = writer.write(segments).await
+        {
             // What was started still runs to its end; its answers have nowhere to go.
             tracing::debug!(%error, "answer not sent");
             sendable = false;
@@ -212,7 +219,9 @@ async fn finish(started: Started) -> Reply {
 async fn pop_ready(lane: &Lane) -> Option<Entry> {
     poll_fn(|context| {
         let mut queue = lane.queue.borrow_mut();
-        let Some(front) = queue.front_mut() else { return Poll::Ready(None) };
+        let Some(front) = queue.front_mut() else {
+            return Poll::Ready(None);
+        };
         if let Started::Pending(future) = &mut front.started {
             if front.order == Order::Serial {
                 return Poll::Ready(None);

@@ -29,10 +29,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::api::{self, api_versions};
 use crate::codec::{RequestBody, ResponseBody};
 use crate::connection::Peer;
 use crate::door::Door;
-use crate::api::{self, api_versions};
 use crate::header;
 use crate::metrics::add;
 use crate::reply::{self, Reply};
@@ -126,7 +126,9 @@ pub type Answer<R> = Result<R, CloseConnection>;
 pub fn start(door: &Rc<Door>, peer: &Rc<Peer>, mut frame: Bytes) -> (i16, Order, Started) {
     let size = frame.len() as u64;
     let refused = |key| (key, Order::Serial, Started::Done(Reply::Close));
-    let Ok(fixed) = header::read_fixed(&mut frame) else { return refused(-1) };
+    let Ok(fixed) = header::read_fixed(&mut frame) else {
+        return refused(-1);
+    };
     let Some(api) = api::find(fixed.api_key) else {
         tracing::debug!(peer = %peer.remote, api_key = fixed.api_key, "unknown API");
         add(&door.metrics.unknown_requests, 1);
@@ -139,13 +141,21 @@ pub fn start(door: &Rc<Door>, peer: &Rc<Peer>, mut frame: Bytes) -> (i16, Order,
     if !(api.min..=api.max).contains(&fixed.version) {
         add(&door.metrics.unknown_requests, 1);
         if api.key == api_versions::API.key {
-            return (api.key, Order::Serial, Started::Done(api_versions::unsupported(fixed.correlation_id)));
+            return (
+                api.key,
+                Order::Serial,
+                Started::Done(api_versions::unsupported(fixed.correlation_id)),
+            );
         }
         tracing::debug!(peer = %peer.remote, api = api.name, version = fixed.version, "unsupported version");
         return refused(api.key);
     }
-    let Ok(rest) = header::read_rest(&mut frame, fixed, fixed.version >= api.flexible) else { return refused(api.key) };
-    let client_id = rest.client_id.map(|id| peer.intern_client_id(std::str::from_utf8(&id).unwrap_or("")));
+    let Ok(rest) = header::read_rest(&mut frame, fixed, fixed.version >= api.flexible) else {
+        return refused(api.key);
+    };
+    let client_id = rest
+        .client_id
+        .map(|id| peer.intern_client_id(std::str::from_utf8(&id).unwrap_or("")));
     let call = Call {
         door: door.clone(),
         peer: peer.clone(),
@@ -154,7 +164,11 @@ pub fn start(door: &Rc<Door>, peer: &Rc<Peer>, mut frame: Bytes) -> (i16, Order,
         version: fixed.version,
         client_id,
     };
-    (api.key, api.order, (api.start)(Request { call, body: frame }))
+    (
+        api.key,
+        api.order,
+        (api.start)(Request { call, body: frame }),
+    )
 }
 
 /// Runs a handler over decoded bodies when the request's turn comes.
@@ -166,7 +180,9 @@ where
 {
     Started::Pending(Box::pin(async move {
         let Request { call, body } = request;
-        let Ok(decoded) = decode::<Q>(body, call.version()) else { return Reply::Close };
+        let Ok(decoded) = decode::<Q>(body, call.version()) else {
+            return Reply::Close;
+        };
         let answer = handle(call.clone(), decoded).await;
         encode(&call, answer)
     }))
@@ -180,7 +196,9 @@ where
     F: Future<Output = Answer<R>> + 'static,
 {
     let Request { call, body } = request;
-    let Ok(decoded) = decode::<Q>(body, call.version()) else { return Started::Done(Reply::Close) };
+    let Ok(decoded) = decode::<Q>(body, call.version()) else {
+        return Started::Done(Reply::Close);
+    };
     let answer = begin(call.clone(), decoded);
     Started::Pending(Box::pin(async move { encode(&call, answer.await) }))
 }
@@ -197,9 +215,15 @@ pub fn decode<Q: RequestBody>(mut body: Bytes, version: i16) -> Result<Q, CloseC
 }
 
 fn encode<R: ResponseBody>(call: &Call, answer: Answer<R>) -> Reply {
-    let Ok(body) = answer else { return Reply::Close };
+    let Ok(body) = answer else {
+        return Reply::Close;
+    };
     let version = call.version();
-    let mut frame = reply::begin(call.correlation_id, call.flexible_header(), body.encoded_len(version).unwrap_or(256));
+    let mut frame = reply::begin(
+        call.correlation_id,
+        call.flexible_header(),
+        body.encoded_len(version).unwrap_or(256),
+    );
     match body.write(&mut frame, version) {
         Ok(()) => reply::finish(frame),
         Err(error) => {

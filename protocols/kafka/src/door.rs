@@ -55,18 +55,30 @@ impl DoorConfig {
         settings: &Values,
     ) -> Result<DoorConfig, String> {
         for (name, value) in settings {
-            let Some(known) = broker::find(name) else { continue };
-            known.kind.check(value).map_err(|why| format!("{name} = {value}: {why}"))?;
+            let Some(known) = broker::find(name) else {
+                continue;
+            };
+            known
+                .kind
+                .check(value)
+                .map_err(|why| format!("{name} = {value}: {why}"))?;
         }
         let default = DoorConfig::default();
-        let number = |name: &str| settings.get(name).and_then(|value| value.parse::<u32>().ok());
+        let number = |name: &str| {
+            settings
+                .get(name)
+                .and_then(|value| value.parse::<u32>().ok())
+        };
         Ok(DoorConfig {
             advertised_host,
             advertised_port,
-            max_request_bytes: number("socket.request.max.bytes").map_or(default.max_request_bytes, |n| n as usize),
+            max_request_bytes: number("socket.request.max.bytes")
+                .map_or(default.max_request_bytes, |n| n as usize),
             auto_create_topics: settings
                 .get("auto.create.topics.enable")
-                .map_or(default.auto_create_topics, |value| value.eq_ignore_ascii_case("true")),
+                .map_or(default.auto_create_topics, |value| {
+                    value.eq_ignore_ascii_case("true")
+                }),
             num_partitions: number("num.partitions").unwrap_or(default.num_partitions),
             data_dir,
             broker_configs: settings.clone(),

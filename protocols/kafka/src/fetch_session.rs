@@ -49,7 +49,10 @@ struct Told {
     log_start: i64,
 }
 
-const NOTHING_TOLD: Told = Told { high_watermark: -1, log_start: -1 };
+const NOTHING_TOLD: Told = Told {
+    high_watermark: -1,
+    log_start: -1,
+};
 
 /// What is about to be told of a partition.
 #[derive(Clone, Copy, Debug)]
@@ -82,12 +85,23 @@ pub struct Session {
 
 impl Session {
     fn set(&mut self, key: (TopicKey, i32), parameters: FetchParameters, told: Told) {
-        if let Some(cached) = self.by_key.get(&key).and_then(|place| self.in_order.get_mut(place)) {
+        if let Some(cached) = self
+            .by_key
+            .get(&key)
+            .and_then(|place| self.in_order.get_mut(place))
+        {
             cached.parameters = parameters;
             return;
         }
         self.by_key.insert(key.clone(), self.next);
-        self.in_order.insert(self.next, Cached { key, parameters, told });
+        self.in_order.insert(
+            self.next,
+            Cached {
+                key,
+                parameters,
+                told,
+            },
+        );
         self.next += 1;
     }
 
@@ -107,13 +121,20 @@ impl Session {
 
     /// All partitions in the order in which they are to be read, with a handle for [`Session::tell`].
     pub fn partitions(&self) -> impl Iterator<Item = (u64, &TopicKey, i32, FetchParameters)> {
-        self.in_order.iter().map(|(&place, cached)| (place, &cached.key.0, cached.key.1, cached.parameters))
+        self.in_order
+            .iter()
+            .map(|(&place, cached)| (place, &cached.key.0, cached.key.1, cached.parameters))
     }
 
     /// Whether the partition has to be named in the answer; remembers what it says.
     pub fn tell(&mut self, place: u64, telling: Telling) -> bool {
-        let Some(cached) = self.in_order.get_mut(&place) else { return true };
-        let now = Told { high_watermark: telling.high_watermark, log_start: telling.log_start };
+        let Some(cached) = self.in_order.get_mut(&place) else {
+            return true;
+        };
+        let now = Told {
+            high_watermark: telling.high_watermark,
+            log_start: telling.log_start,
+        };
         let news = telling.has_records || telling.is_error || cached.told != now;
         cached.told = now;
         if telling.is_error {
@@ -150,7 +171,12 @@ pub struct Cache {
 
 impl Cache {
     pub fn new(max_sessions: usize) -> Cache {
-        Cache { sessions: BTreeMap::new(), max_sessions, partitions: 0, evicted: 0 }
+        Cache {
+            sessions: BTreeMap::new(),
+            max_sessions,
+            partitions: 0,
+            evicted: 0,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -180,9 +206,17 @@ impl Cache {
             if id != NO_SESSION {
                 self.close(id);
             }
-            return Ok(if epoch == FINAL_EPOCH { Kind::Sessionless } else { Kind::Full });
+            return Ok(if epoch == FINAL_EPOCH {
+                Kind::Sessionless
+            } else {
+                Kind::Full
+            });
         }
-        let shared = self.sessions.get(&id).cloned().ok_or(ErrorCode::FetchSessionIdNotFound)?;
+        let shared = self
+            .sessions
+            .get(&id)
+            .cloned()
+            .ok_or(ErrorCode::FetchSessionIdNotFound)?;
         let mut session = shared.borrow_mut();
         if session.epoch != epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
@@ -203,7 +237,11 @@ impl Cache {
             let too_large = !session.is_empty();
             drop(session);
             self.close(id);
-            return if too_large { Err(ErrorCode::FetchSessionIdNotFound) } else { Ok(Kind::Sessionless) };
+            return if too_large {
+                Err(ErrorCode::FetchSessionIdNotFound)
+            } else {
+                Ok(Kind::Sessionless)
+            };
         }
         session.epoch = next_epoch(epoch);
         session.used_ms = now_ms;
@@ -243,8 +281,19 @@ impl Cache {
             next: 0,
         };
         for (topic, partition, parameters, telling) in partitions {
-            let high_watermark = if telling.is_error { -1 } else { telling.high_watermark };
-            session.set((topic, partition), parameters, Told { high_watermark, log_start: telling.log_start });
+            let high_watermark = if telling.is_error {
+                -1
+            } else {
+                telling.high_watermark
+            };
+            session.set(
+                (topic, partition),
+                parameters,
+                Told {
+                    high_watermark,
+                    log_start: telling.log_start,
+                },
+            );
         }
         self.partitions += session.len();
         self.sessions.insert(id, Rc::new(RefCell::new(session)));
@@ -296,14 +345,27 @@ mod tests {
     }
 
     fn at(offset: i64) -> FetchParameters {
-        FetchParameters { leader_epoch: -1, offset, last_fetched_epoch: -1, max_bytes: 1000 }
+        FetchParameters {
+            leader_epoch: -1,
+            offset,
+            last_fetched_epoch: -1,
+            max_bytes: 1000,
+        }
     }
 
     fn telling(high_watermark: i64) -> Telling {
-        Telling { high_watermark, log_start: 0, has_records: false, is_error: false }
+        Telling {
+            high_watermark,
+            log_start: 0,
+            has_records: false,
+            is_error: false,
+        }
     }
 
-    fn none() -> (std::iter::Empty<(TopicKey, i32, FetchParameters)>, std::iter::Empty<(TopicKey, i32)>) {
+    fn none() -> (
+        std::iter::Empty<(TopicKey, i32, FetchParameters)>,
+        std::iter::Empty<(TopicKey, i32)>,
+    ) {
         (std::iter::empty(), std::iter::empty())
     }
 
@@ -332,23 +394,54 @@ mod tests {
     #[test]
     fn a_session_counts_epochs_and_leaves_out_what_is_known() {
         let mut cache = Cache::new(10);
-        assert!(matches!(cache.enter(0, 0, false, 0, none().0, none().1), Ok(Kind::Full)));
+        assert!(matches!(
+            cache.enter(0, 0, false, 0, none().0, none().1),
+            Ok(Kind::Full)
+        ));
         let id = open(&mut cache, 2, 0);
         assert!(id > 0);
         let session = incremental(cache.enter(id, 1, false, 1, none().0, none().1));
-        let places: Vec<_> = session.borrow().partitions().map(|(place, ..)| place).collect();
-        assert!(!session.borrow_mut().tell(places[0], telling(5)), "nothing new");
-        assert!(session.borrow_mut().tell(places[0], telling(6)), "a new high watermark");
+        let places: Vec<_> = session
+            .borrow()
+            .partitions()
+            .map(|(place, ..)| place)
+            .collect();
+        assert!(
+            !session.borrow_mut().tell(places[0], telling(5)),
+            "nothing new"
+        );
+        assert!(
+            session.borrow_mut().tell(places[0], telling(6)),
+            "a new high watermark"
+        );
         assert!(!session.borrow_mut().tell(places[0], telling(6)));
-        let error = Telling { is_error: true, ..telling(-1) };
+        let error = Telling {
+            is_error: true,
+            ..telling(-1)
+        };
         assert!(session.borrow_mut().tell(places[0], error));
-        assert!(session.borrow_mut().tell(places[0], error), "an error is told each time");
-        assert!(session.borrow_mut().tell(places[0], telling(6)), "and its end");
+        assert!(
+            session.borrow_mut().tell(places[0], error),
+            "an error is told each time"
+        );
+        assert!(
+            session.borrow_mut().tell(places[0], telling(6)),
+            "and its end"
+        );
 
-        assert_eq!(cache.enter(id, 1, false, 1, none().0, none().1).err(), Some(ErrorCode::InvalidFetchSessionEpoch));
-        assert_eq!(cache.enter(id, 2, true, 1, none().0, none().1).err(), Some(ErrorCode::FetchSessionTopicIdError));
+        assert_eq!(
+            cache.enter(id, 1, false, 1, none().0, none().1).err(),
+            Some(ErrorCode::InvalidFetchSessionEpoch)
+        );
+        assert_eq!(
+            cache.enter(id, 2, true, 1, none().0, none().1).err(),
+            Some(ErrorCode::FetchSessionTopicIdError)
+        );
         incremental(cache.enter(id, 2, false, 1, none().0, none().1));
-        assert_eq!(cache.enter(id + 1, 1, false, 1, none().0, none().1).err(), Some(ErrorCode::FetchSessionIdNotFound));
+        assert_eq!(
+            cache.enter(id + 1, 1, false, 1, none().0, none().1).err(),
+            Some(ErrorCode::FetchSessionIdNotFound)
+        );
     }
 
     #[test]
@@ -357,8 +450,18 @@ mod tests {
         let id = open(&mut cache, 3, 0);
         let session = incremental(cache.enter(id, 1, false, 1, none().0, none().1));
         let first = session.borrow().partitions().next().unwrap().0;
-        assert!(session.borrow_mut().tell(first, Telling { has_records: true, ..telling(5) }));
-        let order: Vec<_> = session.borrow().partitions().map(|(_, _, partition, _)| partition).collect();
+        assert!(session.borrow_mut().tell(
+            first,
+            Telling {
+                has_records: true,
+                ..telling(5)
+            }
+        ));
+        let order: Vec<_> = session
+            .borrow()
+            .partitions()
+            .map(|(_, _, partition, _)| partition)
+            .collect();
         assert_eq!(order, [1, 2, 0]);
         // It is still found by its name.
         let (topic, partition) = key("t", 0);
@@ -372,7 +475,8 @@ mod tests {
     fn forgetting_everything_ends_the_session() {
         let mut cache = Cache::new(10);
         let id = open(&mut cache, 2, 0);
-        let session = incremental(cache.enter(id, 1, false, 1, none().0, std::iter::once(key("t", 0))));
+        let session =
+            incremental(cache.enter(id, 1, false, 1, none().0, std::iter::once(key("t", 0))));
         assert_eq!(session.borrow().len(), 1);
         assert_eq!(cache.partitions(), 1);
         let ended = cache.enter(id, 2, false, 1, none().0, std::iter::once(key("t", 1)));
@@ -384,10 +488,16 @@ mod tests {
     fn a_full_or_final_request_closes_its_session() {
         let mut cache = Cache::new(10);
         let id = open(&mut cache, 2, 0);
-        assert!(matches!(cache.enter(id, FINAL_EPOCH, false, 1, none().0, none().1), Ok(Kind::Sessionless)));
+        assert!(matches!(
+            cache.enter(id, FINAL_EPOCH, false, 1, none().0, none().1),
+            Ok(Kind::Sessionless)
+        ));
         assert!(cache.is_empty());
         let id = open(&mut cache, 2, 0);
-        assert!(matches!(cache.enter(id, INITIAL_EPOCH, false, 1, none().0, none().1), Ok(Kind::Full)));
+        assert!(matches!(
+            cache.enter(id, INITIAL_EPOCH, false, 1, none().0, none().1),
+            Ok(Kind::Full)
+        ));
         assert!(cache.is_empty());
     }
 
@@ -401,9 +511,19 @@ mod tests {
         // The first one is in use, and old enough to be pushed out by a larger one; the second is stale.
         incremental(cache.enter(first, 1, false, later, none().0, none().1));
         assert_ne!(open(&mut cache, 1, later + 1), NO_SESSION);
-        assert!(cache.enter(second, 1, false, later, none().0, none().1).is_err(), "the stale one went first");
+        assert!(
+            cache
+                .enter(second, 1, false, later, none().0, none().1)
+                .is_err(),
+            "the stale one went first"
+        );
         assert_ne!(open(&mut cache, 5, later + 2), NO_SESSION);
-        assert!(cache.enter(first, 2, false, later, none().0, none().1).is_err(), "then the smaller one");
+        assert!(
+            cache
+                .enter(first, 2, false, later, none().0, none().1)
+                .is_err(),
+            "then the smaller one"
+        );
         assert_eq!((cache.len(), cache.evicted), (2, 2));
     }
 

@@ -38,11 +38,19 @@ pub fn read_fixed(frame: &mut Bytes) -> Result<FixedHeader, Malformed> {
     if frame.len() < 8 {
         return Err(Malformed);
     }
-    Ok(FixedHeader { api_key: frame.get_i16(), version: frame.get_i16(), correlation_id: frame.get_i32() })
+    Ok(FixedHeader {
+        api_key: frame.get_i16(),
+        version: frame.get_i16(),
+        correlation_id: frame.get_i32(),
+    })
 }
 
 /// Takes the rest of the header off `frame`, which then holds the body alone.
-pub fn read_rest(frame: &mut Bytes, fixed: FixedHeader, flexible: bool) -> Result<Header, Malformed> {
+pub fn read_rest(
+    frame: &mut Bytes,
+    fixed: FixedHeader,
+    flexible: bool,
+) -> Result<Header, Malformed> {
     if frame.len() < 2 {
         return Err(Malformed);
     }
@@ -60,7 +68,12 @@ pub fn read_rest(frame: &mut Bytes, fixed: FixedHeader, flexible: bool) -> Resul
     if flexible {
         skip_tagged_fields(frame)?;
     }
-    Ok(Header { api_key: fixed.api_key, version: fixed.version, correlation_id: fixed.correlation_id, client_id })
+    Ok(Header {
+        api_key: fixed.api_key,
+        version: fixed.version,
+        correlation_id: fixed.correlation_id,
+        client_id,
+    })
 }
 
 fn skip_tagged_fields(frame: &mut Bytes) -> Result<(), Malformed> {
@@ -100,7 +113,14 @@ mod tests {
     fn reads_both_header_versions() {
         let mut frame = Bytes::from_static(b"\0\x03\0\x09\0\0\0\x07\0\x02ab\x01\x00\x01zBODY");
         let fixed = read_fixed(&mut frame).unwrap();
-        assert_eq!(fixed, FixedHeader { api_key: 3, version: 9, correlation_id: 7 });
+        assert_eq!(
+            fixed,
+            FixedHeader {
+                api_key: 3,
+                version: 9,
+                correlation_id: 7
+            }
+        );
         let header = read_rest(&mut frame, fixed, true).unwrap();
         assert_eq!(header.client_id.as_deref(), Some(&b"ab"[..]));
         assert_eq!(&frame[..], b"BODY");

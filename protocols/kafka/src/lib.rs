@@ -12,9 +12,9 @@
 pub mod api;
 pub mod cluster;
 pub mod codec;
+pub mod configs;
 pub mod connection;
 pub mod dispatch;
-pub mod configs;
 pub mod door;
 pub mod fetch_session;
 pub mod groups;

@@ -20,7 +20,11 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub fn new(bytes: &'a [u8], flexible: bool) -> Self {
-        Reader { bytes, position: 0, flexible }
+        Reader {
+            bytes,
+            position: 0,
+            flexible,
+        }
     }
 
     /// Bytes read so far.
@@ -106,11 +110,15 @@ impl<'a> Reader<'a> {
 
     /// A string that may be null.
     pub fn nullable_string(&mut self) -> Read<Option<&'a str>> {
-        let Some(length) = self.string_length()? else { return Ok(None) };
+        let Some(length) = self.string_length()? else {
+            return Ok(None);
+        };
         if length > i16::MAX as usize {
             return Err(Malformed);
         }
-        std::str::from_utf8(self.take(length)?).map(Some).map_err(|_| Malformed)
+        std::str::from_utf8(self.take(length)?)
+            .map(Some)
+            .map_err(|_| Malformed)
     }
 
     pub fn string(&mut self) -> Read<&'a str> {
@@ -135,7 +143,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The tagged fields at the end of a structure, in flexible versions; nothing in the others.
-    pub fn tagged_fields(&mut self, mut field: impl FnMut(u32, &mut Reader<'a>) -> Read<()>) -> Read<()> {
+    pub fn tagged_fields(
+        &mut self,
+        mut field: impl FnMut(u32, &mut Reader<'a>) -> Read<()>,
+    ) -> Read<()> {
         if !self.flexible {
             return Ok(());
         }
@@ -167,7 +178,10 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(capacity: usize, flexible: bool) -> Self {
-        Writer { bytes: Vec::with_capacity(capacity), flexible }
+        Writer {
+            bytes: Vec::with_capacity(capacity),
+            flexible,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -300,8 +314,14 @@ mod tests {
         for flexible in [false, true] {
             let mut writer = Writer::new(0, flexible);
             writer.array_length(0x7fff_fff0);
-            assert_eq!(Reader::new(&writer.bytes, flexible).array_length(1), Err(Malformed));
-            assert_eq!(Reader::new(&writer.bytes, flexible).nullable_bytes(), Err(Malformed));
+            assert_eq!(
+                Reader::new(&writer.bytes, flexible).array_length(1),
+                Err(Malformed)
+            );
+            assert_eq!(
+                Reader::new(&writer.bytes, flexible).nullable_bytes(),
+                Err(Malformed)
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
 //! DescribeAcls, CreateAcls, DeleteAcls: there is no authorizer yet, and every one says so.
 
 use kacrab_protocol::generated::{
-    AclCreationResult, CreateAclsRequestData, CreateAclsResponseData, DeleteAclsFilterResult, DeleteAclsRequestData,
-    DeleteAclsResponseData, DescribeAclsRequestData, DescribeAclsResponseData, ErrorCode,
+    AclCreationResult, CreateAclsRequestData, CreateAclsResponseData, DeleteAclsFilterResult,
+    DeleteAclsRequestData, DeleteAclsResponseData, DescribeAclsRequestData,
+    DescribeAclsResponseData, ErrorCode,
 };
 
 use crate::cluster::text;
@@ -40,7 +41,10 @@ pub const DELETE: Api = Api {
 
 const DISABLED: &str = "No Authorizer is configured.";
 
-async fn describe(_call: Call, _request: DescribeAclsRequestData) -> Answer<DescribeAclsResponseData> {
+async fn describe(
+    _call: Call,
+    _request: DescribeAclsRequestData,
+) -> Answer<DescribeAclsResponseData> {
     Ok(DescribeAclsResponseData::default()
         .with_error_code(ErrorCode::SecurityDisabled.code())
         .with_error_message(Some(text(DISABLED))))
@@ -52,7 +56,8 @@ async fn create(_call: Call, request: CreateAclsRequestData) -> Answer<CreateAcl
             .with_error_code(ErrorCode::SecurityDisabled.code())
             .with_error_message(Some(text(DISABLED)))
     };
-    Ok(CreateAclsResponseData::default().with_results(request.creations.iter().map(|_| refused()).collect()))
+    Ok(CreateAclsResponseData::default()
+        .with_results(request.creations.iter().map(|_| refused()).collect()))
 }
 
 async fn delete(_call: Call, request: DeleteAclsRequestData) -> Answer<DeleteAclsResponseData> {
@@ -61,5 +66,6 @@ async fn delete(_call: Call, request: DeleteAclsRequestData) -> Answer<DeleteAcl
             .with_error_code(ErrorCode::SecurityDisabled.code())
             .with_error_message(Some(text(DISABLED)))
     };
-    Ok(DeleteAclsResponseData::default().with_filter_results(request.filters.iter().map(|_| refused()).collect()))
+    Ok(DeleteAclsResponseData::default()
+        .with_filter_results(request.filters.iter().map(|_| refused()).collect()))
 }

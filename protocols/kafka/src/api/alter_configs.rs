@@ -29,7 +29,10 @@ async fn handle(call: Call, request: AlterConfigsRequestData) -> Answer<AlterCon
     for resource in &request.resources {
         let name = resource.resource_name.as_str();
         let result = if !seen.insert((resource.resource_type, name)) {
-            Err((ErrorCode::InvalidRequest, "Each resource must appear at most once.".into()))
+            Err((
+                ErrorCode::InvalidRequest,
+                "Each resource must appear at most once.".into(),
+            ))
         } else {
             match changes(door, resource.resource_type, name, &resource.configs) {
                 Ok((target, changes)) => apply(door, target, changes, request.validate_only).await,
@@ -60,14 +63,24 @@ fn changes(
     for config in configs {
         let name = config.name.as_str();
         if !names.insert(name) {
-            return Err((ErrorCode::InvalidRequest, format!("Error due to duplicate config keys: {name}")));
+            return Err((
+                ErrorCode::InvalidRequest,
+                format!("Error due to duplicate config keys: {name}"),
+            ));
         }
         let Some(value) = config.value.as_ref().map(|value| value.as_str().trim()) else {
-            return Err((ErrorCode::InvalidRequest, format!("Null value not supported for config {name}")));
+            return Err((
+                ErrorCode::InvalidRequest,
+                format!("Null value not supported for config {name}"),
+            ));
         };
         check(target, name, value)?;
         changes.push((name.to_owned(), Some(value.to_owned())));
     }
-    changes.extend(own.into_keys().filter(|name| !names.contains(name.as_str())).map(|name| (name, None)));
+    changes.extend(
+        own.into_keys()
+            .filter(|name| !names.contains(name.as_str()))
+            .map(|name| (name, None)),
+    );
     Ok((target, changes))
 }

@@ -25,18 +25,26 @@ fn valid_software(name: &str) -> bool {
 
 async fn handle(call: Call, request: ApiVersionsRequestData) -> Answer<ApiVersionsResponseData> {
     if call.version() >= 3
-        && !(valid_software(request.client_software_name.as_str()) && valid_software(request.client_software_version.as_str()))
+        && !(valid_software(request.client_software_name.as_str())
+            && valid_software(request.client_software_version.as_str()))
     {
-        return Ok(ApiVersionsResponseData::default().with_error_code(ErrorCode::InvalidRequest.code()));
+        return Ok(
+            ApiVersionsResponseData::default().with_error_code(ErrorCode::InvalidRequest.code())
+        );
     }
     let mut response = ranges();
     if call.version() >= 3 {
         let (first, last) = METADATA_VERSIONS;
         let name = || text("metadata.version");
         let supported = SupportedFeatureKey::default().with_name(name());
-        response.supported_features = vec![supported.with_min_version(first).with_max_version(last)];
+        response.supported_features =
+            vec![supported.with_min_version(first).with_max_version(last)];
         let finalized = FinalizedFeatureKey::default().with_name(name());
-        response.finalized_features = vec![finalized.with_min_version_level(last).with_max_version_level(last)];
+        response.finalized_features = vec![
+            finalized
+                .with_min_version_level(last)
+                .with_max_version_level(last),
+        ];
         response.finalized_features_epoch = 0;
     }
     Ok(response)
@@ -49,7 +57,12 @@ const METADATA_VERSIONS: (i16, i16) = (7, 30);
 fn ranges() -> ApiVersionsResponseData {
     let mut keys: Vec<_> = super::APIS
         .iter()
-        .map(|api| ApiVersion::default().with_api_key(api.key).with_min_version(api.min).with_max_version(api.max))
+        .map(|api| {
+            ApiVersion::default()
+                .with_api_key(api.key)
+                .with_min_version(api.min)
+                .with_max_version(api.max)
+        })
         .collect();
     keys.sort_by_key(|key| key.api_key);
     ApiVersionsResponseData::default().with_api_keys(keys)

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use kacrab_protocol::generated::create_partitions_request::CreatePartitionsTopic;
 use kacrab_protocol::generated::{
-    CreatePartitionsRequestData, CreatePartitionsResponseData, CreatePartitionsTopicResult, ErrorCode,
+    CreatePartitionsRequestData, CreatePartitionsResponseData, CreatePartitionsTopicResult,
+    ErrorCode,
 };
 use trireme_engine::TopicId;
 use trireme_replication::MetadataImage;
@@ -22,7 +23,10 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(call: Call, request: CreatePartitionsRequestData) -> Answer<CreatePartitionsResponseData> {
+async fn handle(
+    call: Call,
+    request: CreatePartitionsRequestData,
+) -> Answer<CreatePartitionsResponseData> {
     let mut occurrences: BTreeMap<&str, usize> = BTreeMap::new();
     for topic in &request.topics {
         *occurrences.entry(topic.name.as_str()).or_default() += 1;
@@ -34,7 +38,10 @@ async fn handle(call: Call, request: CreatePartitionsRequestData) -> Answer<Crea
             None => continue,
             Some(&count) if count > 1 => {
                 occurrences.remove(name);
-                Err((ErrorCode::InvalidRequest, "Duplicate topic name.".to_owned()))
+                Err((
+                    ErrorCode::InvalidRequest,
+                    "Duplicate topic name.".to_owned(),
+                ))
             }
             _ => match check(topic, &call.door.metadata.image()) {
                 Ok(_) if request.validate_only => Ok(()),
@@ -55,7 +62,10 @@ async fn handle(call: Call, request: CreatePartitionsRequestData) -> Answer<Crea
     Ok(CreatePartitionsResponseData::default().with_results(results))
 }
 
-fn check(topic: &CreatePartitionsTopic, image: &MetadataImage) -> Result<(TopicId, u32), (ErrorCode, String)> {
+fn check(
+    topic: &CreatePartitionsTopic,
+    image: &MetadataImage,
+) -> Result<(TopicId, u32), (ErrorCode, String)> {
     let known = image.topic(topic.name.as_str()).ok_or((
         ErrorCode::UnknownTopicOrPartition,
         "This server does not host this topic-partition.".to_owned(),
@@ -79,11 +89,18 @@ fn check(topic: &CreatePartitionsTopic, image: &MetadataImage) -> Result<(TopicI
         let invalid = |message: String| Err((ErrorCode::InvalidReplicaAssignment, message));
         if assignments.len() != added {
             let given = assignments.len();
-            return invalid(format!("Attempted to add {added} additional partition(s), but only {given} assignment(s) were specified."));
+            return invalid(format!(
+                "Attempted to add {added} additional partition(s), but only {given} assignment(s) were specified."
+            ));
         }
-        if let Some(wrong) = assignments.iter().find(|assignment| assignment.broker_ids != [image.node_id]) {
+        if let Some(wrong) = assignments
+            .iter()
+            .find(|assignment| assignment.broker_ids != [image.node_id])
+        {
             let (brokers, node) = (&wrong.broker_ids, image.node_id);
-            return invalid(format!("The manual partition assignment {brokers:?} is not possible: broker {node} is the only one."));
+            return invalid(format!(
+                "The manual partition assignment {brokers:?} is not possible: broker {node} is the only one."
+            ));
         }
     }
     Ok((known.id, count))

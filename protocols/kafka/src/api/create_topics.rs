@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use kacrab_protocol::generated::create_topics_request::CreatableTopic;
-use kacrab_protocol::generated::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
+use kacrab_protocol::generated::create_topics_response::{
+    CreatableTopicConfigs, CreatableTopicResult,
+};
 use kacrab_protocol::generated::{CreateTopicsRequestData, CreateTopicsResponseData, ErrorCode};
 use trireme_replication::{MetadataImage, NewTopic, Topic, check_topic_name, names_collide};
 
@@ -38,7 +40,10 @@ async fn handle(call: Call, request: CreateTopicsRequestData) -> Answer<CreateTo
         if occurrences.get(name).is_some_and(|&count| count > 1) {
             // One answer for all of them.
             if occurrences.insert(name, 0) != Some(0) {
-                results.push(refused(name, (ErrorCode::InvalidRequest, "Duplicate topic name.".into())));
+                results.push(refused(
+                    name,
+                    (ErrorCode::InvalidRequest, "Duplicate topic name.".into()),
+                ));
             }
             continue;
         }
@@ -48,7 +53,12 @@ async fn handle(call: Call, request: CreateTopicsRequestData) -> Answer<CreateTo
         match check(topic, &image, door.config.num_partitions) {
             Err(refusal) => results.push(refused(name, refusal)),
             Ok(checked) if request.validate_only => {
-                results.push(describe(&call, name, checked.partitions as usize, &checked.configs));
+                results.push(describe(
+                    &call,
+                    name,
+                    checked.partitions as usize,
+                    &checked.configs,
+                ));
             }
             Ok(checked) => {
                 waiting.push(results.len());
@@ -80,7 +90,8 @@ fn refused(name: &str, (code, message): Refusal) -> CreatableTopicResult {
 }
 
 fn created_topic(call: &Call, topic: &Topic) -> CreatableTopicResult {
-    describe(call, &topic.name, topic.partitions.len(), &topic.configs).with_topic_id(to_uuid(topic.id))
+    describe(call, &topic.name, topic.partitions.len(), &topic.configs)
+        .with_topic_id(to_uuid(topic.id))
 }
 
 /// The good answer, from version 5 on with everything that holds for the topic.
@@ -97,17 +108,32 @@ fn describe(call: &Call, name: &str, partitions: usize, configs: &Values) -> Cre
         };
         result.num_partitions = partitions as i32;
         result.replication_factor = 1;
-        result.configs = Some(super::describe_configs::topic(configs, &brokers).map(entry).collect());
+        result.configs = Some(
+            super::describe_configs::topic(configs, &brokers)
+                .map(entry)
+                .collect(),
+        );
     }
     result
 }
 
-fn check(topic: &CreatableTopic, image: &MetadataImage, default_partitions: u32) -> Result<NewTopic, Refusal> {
+fn check(
+    topic: &CreatableTopic,
+    image: &MetadataImage,
+    default_partitions: u32,
+) -> Result<NewTopic, Refusal> {
     let name = topic.name.as_str();
-    check_topic_name(name)
-        .map_err(|error| (ErrorCode::InvalidTopicException, format!("Topic name is invalid: {error}")))?;
+    check_topic_name(name).map_err(|error| {
+        (
+            ErrorCode::InvalidTopicException,
+            format!("Topic name is invalid: {error}"),
+        )
+    })?;
     if image.topic(name).is_some() {
-        return Err((ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists.")));
+        return Err((
+            ErrorCode::TopicAlreadyExists,
+            format!("Topic '{name}' already exists."),
+        ));
     }
     if let Some(other) = image.topics.keys().find(|other| names_collide(name, other)) {
         let message = format!("Topic '{name}' collides with existing topic: {other}");
@@ -119,19 +145,32 @@ fn check(topic: &CreatableTopic, image: &MetadataImage, default_partitions: u32)
     };
     let mut configs = Values::new();
     for config in &topic.configs {
-        let (name, value) = (config.name.as_str(), config.value.as_ref().map(|value| value.as_str().trim()));
-        let value = value.ok_or_else(|| (ErrorCode::InvalidConfig, format!("Null value for configuration {name}")))?;
+        let (name, value) = (
+            config.name.as_str(),
+            config.value.as_ref().map(|value| value.as_str().trim()),
+        );
+        let value = value.ok_or_else(|| {
+            (
+                ErrorCode::InvalidConfig,
+                format!("Null value for configuration {name}"),
+            )
+        })?;
         topic_configs::check(name, value).map_err(|why| (ErrorCode::InvalidConfig, why))?;
         configs.insert(name.into(), value.into());
     }
-    Ok(NewTopic { name: name.into(), partitions, configs })
+    Ok(NewTopic {
+        name: name.into(),
+        partitions,
+        configs,
+    })
 }
 
 fn counted(topic: &CreatableTopic, default_partitions: u32) -> Result<u32, Refusal> {
     match topic.replication_factor {
         -1 | 1 => {}
         factor if factor < 1 => {
-            let message = "Replication factor must be larger than 0, or -1 to use the default value.";
+            let message =
+                "Replication factor must be larger than 0, or -1 to use the default value.";
             return Err((ErrorCode::InvalidReplicationFactor, message.into()));
         }
         factor => {
@@ -144,10 +183,13 @@ fn counted(topic: &CreatableTopic, default_partitions: u32) -> Result<u32, Refus
     }
     match topic.num_partitions {
         -1 => Ok(default_partitions),
-        count => u32::try_from(count).ok().filter(|&count| count > 0).ok_or_else(|| {
-            let message = "Number of partitions was set to an invalid non-positive value.";
-            (ErrorCode::InvalidPartitions, message.into())
-        }),
+        count => u32::try_from(count)
+            .ok()
+            .filter(|&count| count > 0)
+            .ok_or_else(|| {
+                let message = "Number of partitions was set to an invalid non-positive value.";
+                (ErrorCode::InvalidPartitions, message.into())
+            }),
     }
 }
 
@@ -158,15 +200,25 @@ fn assigned(topic: &CreatableTopic, node: i32) -> Result<u32, Refusal> {
         return Err((ErrorCode::InvalidRequest, message.into()));
     }
     let invalid = |message: String| Err((ErrorCode::InvalidReplicaAssignment, message));
-    let mut indexes: Vec<_> = topic.assignments.iter().map(|assignment| assignment.partition_index).collect();
+    let mut indexes: Vec<_> = topic
+        .assignments
+        .iter()
+        .map(|assignment| assignment.partition_index)
+        .collect();
     indexes.sort_unstable();
-    if indexes.iter().enumerate().any(|(place, &index)| place as i32 != index) {
+    if indexes
+        .iter()
+        .enumerate()
+        .any(|(place, &index)| place as i32 != index)
+    {
         return invalid("partitions should be a consecutive 0-based integer sequence".into());
     }
     for assignment in &topic.assignments {
         if assignment.broker_ids != [node] {
             let brokers = &assignment.broker_ids;
-            return invalid(format!("The manual partition assignment {brokers:?} is not possible: broker {node} is the only one."));
+            return invalid(format!(
+                "The manual partition assignment {brokers:?} is not possible: broker {node} is the only one."
+            ));
         }
     }
     Ok(indexes.len() as u32)

@@ -1,7 +1,8 @@
 //! DeleteRecords: moves log starts forward, durably.
 
 use kacrab_protocol::generated::{
-    DeleteRecordsPartitionResult, DeleteRecordsRequestData, DeleteRecordsResponseData, DeleteRecordsTopicResult, ErrorCode,
+    DeleteRecordsPartitionResult, DeleteRecordsRequestData, DeleteRecordsResponseData,
+    DeleteRecordsTopicResult, ErrorCode,
 };
 
 use crate::cluster;
@@ -20,7 +21,10 @@ pub const API: Api = Api {
 /// Stands for the high watermark.
 const TO_HIGH_WATERMARK: i64 = -1;
 
-async fn handle(call: Call, request: DeleteRecordsRequestData) -> Answer<DeleteRecordsResponseData> {
+async fn handle(
+    call: Call,
+    request: DeleteRecordsRequestData,
+) -> Answer<DeleteRecordsResponseData> {
     let image = call.door.metadata.image();
     let mut work = Vec::new();
     let mut waiting = Vec::new();
@@ -42,7 +46,11 @@ async fn handle(call: Call, request: DeleteRecordsRequestData) -> Answer<DeleteR
             };
             answers.push(answer.with_error_code(code.code()));
         }
-        topics.push(DeleteRecordsTopicResult::default().with_name(topic.name.clone()).with_partitions(answers));
+        topics.push(
+            DeleteRecordsTopicResult::default()
+                .with_name(topic.name.clone())
+                .with_partitions(answers),
+        );
     }
     if !work.is_empty() {
         let results = call.door.engine.delete_records(work).await;

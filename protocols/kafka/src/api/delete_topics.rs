@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use kacrab_protocol::generated::{DeletableTopicResult, DeleteTopicsRequestData, DeleteTopicsResponseData, ErrorCode};
+use kacrab_protocol::generated::{
+    DeletableTopicResult, DeleteTopicsRequestData, DeleteTopicsResponseData, ErrorCode,
+};
 use trireme_engine::TopicId;
 use trireme_replication::MetadataImage;
 
@@ -24,9 +26,15 @@ type Named = (Option<String>, TopicId);
 
 async fn handle(call: Call, request: DeleteTopicsRequestData) -> Answer<DeleteTopicsResponseData> {
     let image = call.door.metadata.image();
-    let by_name = request.topic_names.iter().map(|name| (Some(name.as_str().to_owned()), TopicId::default()));
+    let by_name = request
+        .topic_names
+        .iter()
+        .map(|name| (Some(name.as_str().to_owned()), TopicId::default()));
     let by_state = request.topics.iter().map(|topic| {
-        (topic.name.as_ref().map(|name| name.as_str().to_owned()), from_uuid(topic.topic_id))
+        (
+            topic.name.as_ref().map(|name| name.as_str().to_owned()),
+            from_uuid(topic.topic_id),
+        )
     });
     let named: Vec<Named> = by_name.chain(by_state).collect();
     drop(request);
@@ -37,13 +45,16 @@ async fn handle(call: Call, request: DeleteTopicsRequestData) -> Answer<DeleteTo
     let mut seen = BTreeSet::new();
     for named in named {
         let result = match find(&named, &image) {
-            Ok(id) if !seen.insert(id) => {
-                Err((ErrorCode::InvalidRequest, "The topic is named more than once.".to_owned()))
-            }
+            Ok(id) if !seen.insert(id) => Err((
+                ErrorCode::InvalidRequest,
+                "The topic is named more than once.".to_owned(),
+            )),
             found => found,
         };
         let (name, id) = named;
-        let mut response = DeletableTopicResult::default().with_name(name.map(text)).with_topic_id(to_uuid(id));
+        let mut response = DeletableTopicResult::default()
+            .with_name(name.map(text))
+            .with_topic_id(to_uuid(id));
         match result {
             Ok(id) => {
                 if let Some(topic) = image.topic_by_id(&id) {
@@ -83,17 +94,21 @@ async fn handle(call: Call, request: DeleteTopicsRequestData) -> Answer<DeleteTo
 fn find((name, id): &Named, image: &MetadataImage) -> Result<TopicId, (ErrorCode, String)> {
     let no_id = *id == TopicId::default();
     match name {
-        Some(_) if !no_id => {
-            Err((ErrorCode::InvalidRequest, "You may not specify both topic name and topic id.".into()))
-        }
-        None if no_id => Err((ErrorCode::InvalidRequest, "Neither topic name nor id were specified.".into())),
-        Some(name) => image
-            .topic(name)
-            .map(|topic| topic.id)
-            .ok_or((ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition.".into())),
-        None => image
-            .topic_by_id(id)
-            .map(|topic| topic.id)
-            .ok_or((ErrorCode::UnknownTopicId, "This server does not host this topic ID.".into())),
+        Some(_) if !no_id => Err((
+            ErrorCode::InvalidRequest,
+            "You may not specify both topic name and topic id.".into(),
+        )),
+        None if no_id => Err((
+            ErrorCode::InvalidRequest,
+            "Neither topic name nor id were specified.".into(),
+        )),
+        Some(name) => image.topic(name).map(|topic| topic.id).ok_or((
+            ErrorCode::UnknownTopicOrPartition,
+            "This server does not host this topic-partition.".into(),
+        )),
+        None => image.topic_by_id(id).map(|topic| topic.id).ok_or((
+            ErrorCode::UnknownTopicId,
+            "This server does not host this topic ID.".into(),
+        )),
     }
 }

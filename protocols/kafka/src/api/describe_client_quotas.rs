@@ -1,6 +1,8 @@
 //! DescribeClientQuotas: none are set. Kafka's configs tool asks for them when it describes users and clients.
 
-use kacrab_protocol::generated::{DescribeClientQuotasRequestData, DescribeClientQuotasResponseData};
+use kacrab_protocol::generated::{
+    DescribeClientQuotasRequestData, DescribeClientQuotasResponseData,
+};
 
 use crate::dispatch::{self, Answer, Api, Call, Order};
 
@@ -14,6 +16,9 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(_call: Call, _request: DescribeClientQuotasRequestData) -> Answer<DescribeClientQuotasResponseData> {
+async fn handle(
+    _call: Call,
+    _request: DescribeClientQuotasRequestData,
+) -> Answer<DescribeClientQuotasResponseData> {
     Ok(DescribeClientQuotasResponseData::default().with_entries(Some(Vec::new())))
 }

@@ -1,6 +1,8 @@
 //! DescribeCluster: the brokers and who is controller.
 
-use kacrab_protocol::generated::{DescribeClusterBroker, DescribeClusterRequestData, DescribeClusterResponseData, ErrorCode};
+use kacrab_protocol::generated::{
+    DescribeClusterBroker, DescribeClusterRequestData, DescribeClusterResponseData, ErrorCode,
+};
 
 use crate::cluster::{self, text};
 use crate::dispatch::{self, Answer, Api, Call, Order};
@@ -17,7 +19,10 @@ pub const API: Api = Api {
 
 const ENDPOINT_BROKERS: i8 = 1;
 
-async fn handle(call: Call, request: DescribeClusterRequestData) -> Answer<DescribeClusterResponseData> {
+async fn handle(
+    call: Call,
+    request: DescribeClusterRequestData,
+) -> Answer<DescribeClusterResponseData> {
     let image = call.door.metadata.image();
     let mut response = DescribeClusterResponseData::default();
     if request.endpoint_type != ENDPOINT_BROKERS {

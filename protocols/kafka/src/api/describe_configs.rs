@@ -52,7 +52,11 @@ impl Door {
         let fixed = self.config.broker_configs.clone();
         let mut merged = fixed.clone();
         merged.extend(dynamic.clone());
-        BrokerValues { dynamic, fixed, merged }
+        BrokerValues {
+            dynamic,
+            fixed,
+            merged,
+        }
     }
 }
 
@@ -97,7 +101,9 @@ pub struct Described {
 
 /// Everything that holds for a topic with these values of its own.
 pub fn topic(own: &Values, brokers: &BrokerValues) -> impl Iterator<Item = Described> {
-    TOPIC_CONFIGS.iter().map(|config| topic_config(config, own, brokers))
+    TOPIC_CONFIGS
+        .iter()
+        .map(|config| topic_config(config, own, brokers))
 }
 
 fn topic_config(config: &'static TopicConfig, own: &Values, brokers: &BrokerValues) -> Described {
@@ -111,7 +117,12 @@ fn topic_config(config: &'static TopicConfig, own: &Values, brokers: &BrokerValu
     if let Some(value) = own.get(config.name) {
         synonyms.push((config.name.to_owned(), value.clone(), SOURCE_TOPIC));
     }
-    synonyms.extend(config.brokers.iter().flat_map(|name| brokers.synonyms(name)));
+    synonyms.extend(
+        config
+            .brokers
+            .iter()
+            .flat_map(|name| brokers.synonyms(name)),
+    );
     Described {
         name: config.name,
         value: Some(holds.value),
@@ -130,7 +141,10 @@ fn broker_configs(door: &Door, defaults_only: bool) -> Vec<Described> {
     let node = door.metadata.image().node_id;
     let config = &door.config;
     let own = |name: &str| match name {
-        "advertised.listeners" => Some(format!("PLAINTEXT://{}:{}", config.advertised_host, config.advertised_port)),
+        "advertised.listeners" => Some(format!(
+            "PLAINTEXT://{}:{}",
+            config.advertised_host, config.advertised_port
+        )),
         "auto.create.topics.enable" => Some(config.auto_create_topics.to_string()),
         "broker.id" | "node.id" => Some(node.to_string()),
         "fetch.max.bytes" => Some(super::fetch::MAX_RESPONSE_BYTES.to_string()),
@@ -151,7 +165,14 @@ fn broker_configs(door: &Door, defaults_only: bool) -> Vec<Described> {
         let value = set.or(own).or(default).filter(|_| !sensitive);
         let mut synonyms = values.synonyms(config.name);
         if source == SOURCE_STATIC_BROKER && !values.fixed.contains_key(config.name) {
-            synonyms.insert(0, (config.name.into(), value.clone().unwrap_or_default(), SOURCE_STATIC_BROKER));
+            synonyms.insert(
+                0,
+                (
+                    config.name.into(),
+                    value.clone().unwrap_or_default(),
+                    SOURCE_STATIC_BROKER,
+                ),
+            );
         }
         Described {
             name: config.name,
@@ -164,11 +185,19 @@ fn broker_configs(door: &Door, defaults_only: bool) -> Vec<Described> {
             documentation: config.documentation,
         }
     };
-    let wanted = |config: &&broker::BrokerConfig| !defaults_only || values.dynamic.contains_key(config.name);
-    broker::BROKER_CONFIGS.iter().filter(wanted).map(describe).collect()
+    let wanted =
+        |config: &&broker::BrokerConfig| !defaults_only || values.dynamic.contains_key(config.name);
+    broker::BROKER_CONFIGS
+        .iter()
+        .filter(wanted)
+        .map(describe)
+        .collect()
 }
 
-async fn handle(call: Call, request: DescribeConfigsRequestData) -> Answer<DescribeConfigsResponseData> {
+async fn handle(
+    call: Call,
+    request: DescribeConfigsRequestData,
+) -> Answer<DescribeConfigsResponseData> {
     let results = request
         .resources
         .iter()
@@ -178,27 +207,40 @@ async fn handle(call: Call, request: DescribeConfigsRequestData) -> Answer<Descr
                 .with_resource_name(resource.resource_name.clone());
             match describe(&call.door, resource) {
                 Ok(configs) => {
-                    let wanted = |described: &Described| match resource.configuration_keys.as_deref() {
-                        None | Some([]) => true,
-                        Some(keys) => keys.iter().any(|key| key.as_str() == described.name),
-                    };
+                    let wanted =
+                        |described: &Described| match resource.configuration_keys.as_deref() {
+                            None | Some([]) => true,
+                            Some(keys) => keys.iter().any(|key| key.as_str() == described.name),
+                        };
                     let configs = configs.into_iter().filter(wanted);
-                    result.with_configs(configs.map(|described| encode(described, &request, call.version())).collect())
+                    result.with_configs(
+                        configs
+                            .map(|described| encode(described, &request, call.version()))
+                            .collect(),
+                    )
                 }
-                Err((code, message)) => result.with_error_code(code.code()).with_error_message(Some(text(message))),
+                Err((code, message)) => result
+                    .with_error_code(code.code())
+                    .with_error_message(Some(text(message))),
             }
         })
         .collect();
     Ok(DescribeConfigsResponseData::default().with_results(results))
 }
 
-fn describe(door: &Door, resource: &DescribeConfigsResource) -> Result<Vec<Described>, (ErrorCode, String)> {
+fn describe(
+    door: &Door,
+    resource: &DescribeConfigsResource,
+) -> Result<Vec<Described>, (ErrorCode, String)> {
     let name = resource.resource_name.as_str();
     let image = door.metadata.image();
     match resource.resource_type {
         TOPIC => {
             if let Err(error) = check_topic_name(name) {
-                return Err((ErrorCode::InvalidTopicException, format!("Topic name is invalid: {error}")));
+                return Err((
+                    ErrorCode::InvalidTopicException,
+                    format!("Topic name is invalid: {error}"),
+                ));
             }
             match image.topic(name) {
                 Some(known) => Ok(topic(&known.configs, &door.broker_values()).collect()),
@@ -207,17 +249,27 @@ fn describe(door: &Door, resource: &DescribeConfigsResource) -> Result<Vec<Descr
         }
         BROKER if name.is_empty() => Ok(broker_configs(door, true)),
         BROKER | BROKER_LOGGER if name != image.node_id.to_string() => {
-            let message = format!("Unexpected broker id, expected {}, but received {name}", image.node_id);
+            let message = format!(
+                "Unexpected broker id, expected {}, but received {name}",
+                image.node_id
+            );
             Err((ErrorCode::InvalidRequest, message))
         }
         BROKER => Ok(broker_configs(door, false)),
         // There is nothing to configure of loggers, client metrics and new-style groups.
         BROKER_LOGGER | CLIENT_METRICS | GROUP => Ok(Vec::new()),
-        other => Err((ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}"))),
+        other => Err((
+            ErrorCode::InvalidRequest,
+            format!("Unsupported resource type: {other}"),
+        )),
     }
 }
 
-fn encode(described: Described, request: &DescribeConfigsRequestData, version: i16) -> DescribeConfigsResourceResult {
+fn encode(
+    described: Described,
+    request: &DescribeConfigsRequestData,
+    version: i16,
+) -> DescribeConfigsResourceResult {
     let mut result = DescribeConfigsResourceResult::default()
         .with_name(text(described.name))
         .with_value(described.value.map(text))
@@ -227,7 +279,10 @@ fn encode(described: Described, request: &DescribeConfigsRequestData, version: i
     if request.include_synonyms {
         let synonym = |(name, value, source): (String, String, i8)| {
             let value = (!described.sensitive).then(|| text(value));
-            DescribeConfigsSynonym::default().with_name(text(name)).with_value(value).with_source(source)
+            DescribeConfigsSynonym::default()
+                .with_name(text(name))
+                .with_value(value)
+                .with_source(source)
         };
         result.synonyms = described.synonyms.into_iter().map(synonym).collect();
     }

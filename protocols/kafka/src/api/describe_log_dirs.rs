@@ -18,19 +18,28 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(call: Call, request: DescribeLogDirsRequestData) -> Answer<DescribeLogDirsResponseData> {
+async fn handle(
+    call: Call,
+    request: DescribeLogDirsRequestData,
+) -> Answer<DescribeLogDirsResponseData> {
     let door = &call.door;
     let image = door.metadata.image();
     let mut wanted: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
     match &request.topics {
         None => {
             for topic in image.topics.values() {
-                wanted.insert(topic.name.to_string(), (0..topic.partitions.len() as i32).collect());
+                wanted.insert(
+                    topic.name.to_string(),
+                    (0..topic.partitions.len() as i32).collect(),
+                );
             }
         }
         Some(topics) => {
             for topic in topics {
-                wanted.entry(topic.topic.as_str().to_owned()).or_default().extend(&topic.partitions);
+                wanted
+                    .entry(topic.topic.as_str().to_owned())
+                    .or_default()
+                    .extend(&topic.partitions);
             }
         }
     }
@@ -38,7 +47,9 @@ async fn handle(call: Call, request: DescribeLogDirsRequestData) -> Answer<Descr
     let mut partitions = Vec::new();
     let mut places = Vec::new();
     for (name, indexes) in &wanted {
-        let found = indexes.iter().filter_map(|&index| Some((index, cluster::find(&image, name, index)?)));
+        let found = indexes
+            .iter()
+            .filter_map(|&index| Some((index, cluster::find(&image, name, index)?)));
         for (index, partition) in found {
             partitions.push(partition);
             places.push((name, index));
@@ -51,7 +62,10 @@ async fn handle(call: Call, request: DescribeLogDirsRequestData) -> Answer<Descr
     let mut topics: Vec<DescribeLogDirsTopic> = Vec::new();
     for ((name, index), info) in places.into_iter().zip(described) {
         let Ok(info) = info else { continue };
-        if topics.last().is_none_or(|topic| topic.name.as_str() != name) {
+        if topics
+            .last()
+            .is_none_or(|topic| topic.name.as_str() != name)
+        {
             topics.push(DescribeLogDirsTopic::default().with_name(text(&**name)));
         }
         let partition = DescribeLogDirsPartition::default()
@@ -61,7 +75,9 @@ async fn handle(call: Call, request: DescribeLogDirsRequestData) -> Answer<Descr
             topic.partitions.push(partition);
         }
     }
-    let mut result = DescribeLogDirsResult::default().with_log_dir(text(&*door.config.data_dir)).with_topics(topics);
+    let mut result = DescribeLogDirsResult::default()
+        .with_log_dir(text(&*door.config.data_dir))
+        .with_topics(topics);
     match trireme_runtime::fs::statvfs(&door.config.data_dir).await {
         Ok(space) if call.version() >= 4 => {
             result.total_bytes = space.total_bytes as i64;

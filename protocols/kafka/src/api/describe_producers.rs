@@ -1,7 +1,11 @@
 //! DescribeProducers: the idempotent producers that partitions remember.
 
-use kacrab_protocol::generated::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
-use kacrab_protocol::generated::{DescribeProducersRequestData, DescribeProducersResponseData, ErrorCode};
+use kacrab_protocol::generated::describe_producers_response::{
+    PartitionResponse, ProducerState, TopicResponse,
+};
+use kacrab_protocol::generated::{
+    DescribeProducersRequestData, DescribeProducersResponseData, ErrorCode,
+};
 
 use crate::cluster::{self, text};
 use crate::dispatch::{self, Answer, Api, Call, Order};
@@ -16,7 +20,10 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(call: Call, request: DescribeProducersRequestData) -> Answer<DescribeProducersResponseData> {
+async fn handle(
+    call: Call,
+    request: DescribeProducersRequestData,
+) -> Answer<DescribeProducersResponseData> {
     let image = call.door.metadata.image();
     let mut asked = Vec::new();
     let mut waiting = Vec::new();
@@ -34,7 +41,11 @@ async fn handle(call: Call, request: DescribeProducersRequestData) -> Answer<Des
             }
             partitions.push(answer);
         }
-        topics.push(TopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions));
+        topics.push(
+            TopicResponse::default()
+                .with_name(topic.name.clone())
+                .with_partitions(partitions),
+        );
     }
     if !asked.is_empty() {
         let described = call.door.engine.describe(asked).await;

@@ -35,7 +35,11 @@ async fn handle(
     let first_partition = cursor.map_or(0, |cursor| cursor.partition_index);
     let names: BTreeSet<&str> = match all {
         true => image.topics.keys().map(|name| &**name).collect(),
-        false => request.topics.iter().map(|topic| topic.name.as_str()).collect(),
+        false => request
+            .topics
+            .iter()
+            .map(|topic| topic.name.as_str())
+            .collect(),
     };
     let cursor_is_wrong = !all && cursor.is_some() && !names.contains(first_name);
     if first_partition < 0 || cursor_is_wrong {
@@ -46,7 +50,11 @@ async fn handle(
     let mut topics = Vec::new();
     let mut next_cursor = None;
     for name in names.range(first_name..) {
-        let begin = if *name == first_name { first_partition as usize } else { 0 };
+        let begin = if *name == first_name {
+            first_partition as usize
+        } else {
+            0
+        };
         let Some(topic) = image.topic(name) else {
             let code = match check_topic_name(name) {
                 Ok(()) => ErrorCode::UnknownTopicOrPartition,
@@ -74,7 +82,11 @@ async fn handle(
     }
     let mut response = DescribeTopicPartitionsResponseData::default().with_topics(topics);
     response.next_cursor = next_cursor.map(|(name, partition)| {
-        Box::new(Cursor::default().with_topic_name(text(&*name)).with_partition_index(partition as i32))
+        Box::new(
+            Cursor::default()
+                .with_topic_name(text(&*name))
+                .with_partition_index(partition as i32),
+        )
     });
     Ok(response)
 }
@@ -85,7 +97,12 @@ async fn describe(
     range: std::ops::Range<usize>,
     node: i32,
 ) -> DescribeTopicPartitionsResponseTopic {
-    let epochs = call.door.leader_epochs(std::slice::from_ref(topic)).await.pop().unwrap_or_default();
+    let epochs = call
+        .door
+        .leader_epochs(std::slice::from_ref(topic))
+        .await
+        .pop()
+        .unwrap_or_default();
     let partition = |index: usize| {
         DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(index as i32)

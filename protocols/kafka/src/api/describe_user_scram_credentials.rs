@@ -22,13 +22,17 @@ async fn handle(
     _call: Call,
     request: DescribeUserScramCredentialsRequestData,
 ) -> Answer<DescribeUserScramCredentialsResponseData> {
-    let unknown = |user: &kacrab_protocol::generated::describe_user_scram_credentials_request::UserName| {
-        let message = format!("Attempt to describe a user credential that does not exist: {}", user.name);
-        DescribeUserScramCredentialsResult::default()
-            .with_user(user.name.clone())
-            .with_error_code(ErrorCode::ResourceNotFound.code())
-            .with_error_message(Some(text(message)))
-    };
+    let unknown =
+        |user: &kacrab_protocol::generated::describe_user_scram_credentials_request::UserName| {
+            let message = format!(
+                "Attempt to describe a user credential that does not exist: {}",
+                user.name
+            );
+            DescribeUserScramCredentialsResult::default()
+                .with_user(user.name.clone())
+                .with_error_code(ErrorCode::ResourceNotFound.code())
+                .with_error_message(Some(text(message)))
+        };
     let results = request.users.iter().flatten().map(unknown).collect();
     Ok(DescribeUserScramCredentialsResponseData::default().with_results(results))
 }

@@ -25,19 +25,32 @@ async fn handle(call: Call, request: ElectLeadersRequestData) -> Answer<ElectLea
     for topic in request.topic_partitions.iter().flatten() {
         for &index in &topic.partitions {
             let (code, message) = match cluster::find(&image, topic.topic.as_str(), index) {
-                Some(_) => (ErrorCode::ElectionNotNeeded, "Leader election not needed for topic partition."),
-                None => (ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition."),
+                Some(_) => (
+                    ErrorCode::ElectionNotNeeded,
+                    "Leader election not needed for topic partition.",
+                ),
+                None => (
+                    ErrorCode::UnknownTopicOrPartition,
+                    "This server does not host this topic-partition.",
+                ),
             };
             let result = PartitionResult::default()
                 .with_partition_id(index)
                 .with_error_code(code.code())
                 .with_error_message(Some(text(message)));
-            results.entry(topic.topic.as_str().to_owned()).or_default().push(result);
+            results
+                .entry(topic.topic.as_str().to_owned())
+                .or_default()
+                .push(result);
         }
     }
     let results = results
         .into_iter()
-        .map(|(topic, partitions)| ReplicaElectionResult::default().with_topic(text(topic)).with_partition_result(partitions))
+        .map(|(topic, partitions)| {
+            ReplicaElectionResult::default()
+                .with_topic(text(topic))
+                .with_partition_result(partitions)
+        })
         .collect();
     Ok(ElectLeadersResponseData::default().with_replica_election_results(results))
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use kacrab_protocol::generated::ErrorCode;
 use smallvec::SmallVec;
-use trireme_engine::{Isolation, PartitionRef, ReadError, ReadPart, ReadRequest, ReadResult, TopicId};
+use trireme_engine::{
+    Isolation, PartitionRef, ReadError, ReadPart, ReadRequest, ReadResult, TopicId,
+};
 use trireme_net::{FileRange, Segment};
 use trireme_replication::MetadataImage;
 
@@ -76,9 +78,19 @@ async fn serve(call: Call, fetch: Fetch) -> Reply {
     let version = call.version();
     let uses_ids = version >= FIRST_WITH_TOPIC_IDS;
     let entered = {
-        let fetched = fetch.partitions.iter().map(|(topic, index, parameters)| (topic.clone(), *index, *parameters));
+        let fetched = fetch
+            .partitions
+            .iter()
+            .map(|(topic, index, parameters)| (topic.clone(), *index, *parameters));
         let forgotten = fetch.forgotten.iter().cloned();
-        door.fetch_sessions.borrow_mut().enter(fetch.session_id, fetch.session_epoch, uses_ids, now_ms(), fetched, forgotten)
+        door.fetch_sessions.borrow_mut().enter(
+            fetch.session_id,
+            fetch.session_epoch,
+            uses_ids,
+            now_ms(),
+            fetched,
+            forgotten,
+        )
     };
     let kind = match entered {
         Ok(kind) => kind,
@@ -99,7 +111,13 @@ async fn serve(call: Call, fetch: Fetch) -> Reply {
             let mut session = session.borrow_mut();
             session_id = session.id;
             if Some(session.epoch) != expected_epoch {
-                return encode(&call, ErrorCode::InvalidFetchSessionEpoch, session_id, Vec::new(), None);
+                return encode(
+                    &call,
+                    ErrorCode::InvalidFetchSessionEpoch,
+                    session_id,
+                    Vec::new(),
+                    None,
+                );
             }
             for (target, answer) in targets.into_iter().zip(answers) {
                 if session.tell(target.place, answer.telling()) {
@@ -110,9 +128,19 @@ async fn serve(call: Call, fetch: Fetch) -> Reply {
         (Kind::Full, _) => {
             let mut sessions = door.fetch_sessions.borrow_mut();
             let opening = targets.iter().zip(&answers).map(|(target, answer)| {
-                (target.topic.clone(), target.index, target.parameters, answer.telling())
+                (
+                    target.topic.clone(),
+                    target.index,
+                    target.parameters,
+                    answer.telling(),
+                )
             });
-            session_id = sessions.open(uses_ids, now_ms(), || trireme_runtime::random_u64() as u32, opening);
+            session_id = sessions.open(
+                uses_ids,
+                now_ms(),
+                || trireme_runtime::random_u64() as u32,
+                opening,
+            );
             door.metrics.fetch_sessions.set(sessions.len() as u64);
             door.metrics.fetch_sessions_evicted.set(sessions.evicted);
             told.extend(targets.into_iter().map(|target| target.topic).zip(answers));
@@ -128,12 +156,13 @@ fn now_ms() -> u64 {
 }
 
 fn targets_of(session: &Session) -> Vec<Target> {
-    let target = |(place, topic, index, parameters): (u64, &TopicKey, i32, FetchParameters)| Target {
-        topic: topic.clone(),
-        index,
-        parameters,
-        place,
-    };
+    let target =
+        |(place, topic, index, parameters): (u64, &TopicKey, i32, FetchParameters)| Target {
+            topic: topic.clone(),
+            index,
+            parameters,
+            place,
+        };
     session.partitions().map(target).collect()
 }
 
@@ -180,7 +209,9 @@ async fn read_or_wait(call: &Call, fetch: &Fetch, targets: &[Target]) -> Vec<Par
     let door = &call.door;
     let deadline = trireme_runtime::now() + Duration::from_millis(fetch.max_wait_ms.max(0) as u64);
     let left = FETCH_MEMORY_BYTES.saturating_sub(door.fetch_memory.get()) / 4;
-    let limit = (fetch.max_bytes.max(0) as u32).min(MAX_RESPONSE_BYTES).min(MIN_RESPONSE_BYTES.max(left as u32));
+    let limit = (fetch.max_bytes.max(0) as u32)
+        .min(MAX_RESPONSE_BYTES)
+        .min(MIN_RESPONSE_BYTES.max(left as u32));
     let min_bytes = (fetch.min_bytes.max(0) as u32).min(limit);
 
     let image = door.metadata.image();
@@ -193,13 +224,23 @@ async fn read_or_wait(call: &Call, fetch: &Fetch, targets: &[Target]) -> Vec<Par
     let positions = targets
         .iter()
         .zip(&resolved)
-        .filter_map(|(target, partition)| Some((*partition.as_ref().ok()?, target.parameters.offset)))
+        .filter_map(|(target, partition)| {
+            Some((*partition.as_ref().ok()?, target.parameters.offset))
+        })
         .collect();
     let wait = door.engine.wait_readable(positions, min_bytes, deadline);
     call.peer.gone.run_until_canceled(wait).await;
     // Topics may have gone meanwhile.
     let image = door.metadata.image();
-    read(call, fetch, targets, &resolve(&image, fetch, targets), limit).await.answers
+    read(
+        call,
+        fetch,
+        targets,
+        &resolve(&image, fetch, targets),
+        limit,
+    )
+    .await
+    .answers
 }
 
 type Resolved = Result<PartitionRef, ErrorCode>;
@@ -217,7 +258,9 @@ fn resolve(image: &MetadataImage, fetch: &Fetch, targets: &[Target]) -> Vec<Reso
             },
         };
         last = Some((&target.topic, topic));
-        let partition = usize::try_from(target.index).ok().and_then(|index| topic?.partitions.get(index));
+        let partition = usize::try_from(target.index)
+            .ok()
+            .and_then(|index| topic?.partitions.get(index));
         resolved.push(match (topic, partition) {
             // Nobody replicates from here.
             (Some(_), Some(_)) if fetch.replica_id >= 0 => Err(ErrorCode::NotLeaderOrFollower),
@@ -236,8 +279,18 @@ struct Round {
 }
 
 /// Reads the partitions in order until `limit` bytes are found; the rest is asked for its positions only.
-async fn read(call: &Call, fetch: &Fetch, targets: &[Target], resolved: &[Resolved], limit: u32) -> Round {
-    let isolation = if fetch.isolation == 1 { Isolation::Committed } else { Isolation::HighWatermark };
+async fn read(
+    call: &Call,
+    fetch: &Fetch,
+    targets: &[Target],
+    resolved: &[Resolved],
+    limit: u32,
+) -> Round {
+    let isolation = if fetch.isolation == 1 {
+        Isolation::Committed
+    } else {
+        Isolation::HighWatermark
+    };
     let mut answers = Vec::with_capacity(targets.len());
     let mut bytes = 0u32;
     let mut any_error = false;
@@ -256,7 +309,8 @@ async fn read(call: &Call, fetch: &Fetch, targets: &[Target], resolved: &[Resolv
             let Ok(partition) = partition else { continue };
             let max_bytes = (target.parameters.max_bytes.max(0) as u32).min(left as u32);
             promised += u64::from(max_bytes);
-            let leader_epoch = (target.parameters.leader_epoch >= 0).then_some(target.parameters.leader_epoch);
+            let leader_epoch =
+                (target.parameters.leader_epoch >= 0).then_some(target.parameters.leader_epoch);
             requests.push(ReadRequest {
                 partition: *partition,
                 offset: target.parameters.offset,
@@ -273,12 +327,16 @@ async fn read(call: &Call, fetch: &Fetch, targets: &[Target], resolved: &[Resolv
         .into_iter();
         for (target, partition) in targets[begin..end].iter().zip(&resolved[begin..end]) {
             let result = match partition {
-                Ok(_) => results.next().unwrap_or(Err(ReadError::UnknownPartition)).map_err(|error| super::read_error(&error)),
+                Ok(_) => results
+                    .next()
+                    .unwrap_or(Err(ReadError::UnknownPartition))
+                    .map_err(|error| super::read_error(&error)),
                 Err(error) => Err(*error),
             };
             let answer = match result {
                 Ok(result) => {
-                    let max_bytes = (target.parameters.max_bytes.max(0) as u32).min(limit - bytes.min(limit));
+                    let max_bytes =
+                        (target.parameters.max_bytes.max(0) as u32).min(limit - bytes.min(limit));
                     let taken = bytes == 0 || result.bytes <= max_bytes;
                     found(target.index, result, fetch.isolation, taken)
                 }
@@ -291,14 +349,25 @@ async fn read(call: &Call, fetch: &Fetch, targets: &[Target], resolved: &[Resolv
             answers.push(answer);
         }
         let found_little = u64::from(bytes) < promised / 4;
-        overcommit = if found_little { (overcommit * 2).min(OVERCOMMIT_MAX) } else { 1 };
+        overcommit = if found_little {
+            (overcommit * 2).min(OVERCOMMIT_MAX)
+        } else {
+            1
+        };
     }
-    Round { answers, bytes, any_error }
+    Round {
+        answers,
+        bytes,
+        any_error,
+    }
 }
 
 fn found(index: i32, result: ReadResult, isolation: i8, taken: bool) -> PartitionData {
     let (bytes, parts) = match taken {
-        true => (result.bytes, result.parts.into_iter().map(segment).collect()),
+        true => (
+            result.bytes,
+            result.parts.into_iter().map(segment).collect(),
+        ),
         // The byte limit was used up by the partitions before.
         false => (0, SmallVec::new()),
     };

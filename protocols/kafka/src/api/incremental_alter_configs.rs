@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use kacrab_protocol::generated::incremental_alter_configs_request::AlterableConfig;
 use kacrab_protocol::generated::incremental_alter_configs_response::AlterConfigsResourceResponse;
-use kacrab_protocol::generated::{ErrorCode, IncrementalAlterConfigsRequestData, IncrementalAlterConfigsResponseData};
+use kacrab_protocol::generated::{
+    ErrorCode, IncrementalAlterConfigsRequestData, IncrementalAlterConfigsResponseData,
+};
 use trireme_replication::{ConfigChanges, ConfigTarget};
 
 use super::describe_configs::{BROKER, BrokerValues, TOPIC};
@@ -33,14 +35,20 @@ const SUBTRACT: i8 = 3;
 
 pub type Refusal = (ErrorCode, String);
 
-async fn handle(call: Call, request: IncrementalAlterConfigsRequestData) -> Answer<IncrementalAlterConfigsResponseData> {
+async fn handle(
+    call: Call,
+    request: IncrementalAlterConfigsRequestData,
+) -> Answer<IncrementalAlterConfigsResponseData> {
     let door = &call.door;
     let mut responses = Vec::with_capacity(request.resources.len());
     let mut seen = BTreeSet::new();
     for resource in &request.resources {
         let name = resource.resource_name.as_str();
         let result = if !seen.insert((resource.resource_type, name)) {
-            Err((ErrorCode::InvalidRequest, "Each resource must appear at most once.".into()))
+            Err((
+                ErrorCode::InvalidRequest,
+                "Each resource must appear at most once.".into(),
+            ))
         } else {
             match changes(door, resource.resource_type, name, &resource.configs) {
                 Ok((target, changes)) => apply(door, target, changes, request.validate_only).await,
@@ -65,13 +73,25 @@ pub fn target(door: &Door, kind: i8, name: &str) -> Result<(ConfigTarget, Values
     match kind {
         TOPIC => match image.topic(name) {
             Some(topic) => Ok((ConfigTarget::Topic(topic.id), topic.configs.clone())),
-            None => Err((ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist."))),
+            None => Err((
+                ErrorCode::UnknownTopicOrPartition,
+                format!("The topic '{name}' does not exist."),
+            )),
         },
         BROKER if name.is_empty() || name == image.node_id.to_string() => {
             Ok((ConfigTarget::Broker, image.broker_configs.clone()))
         }
-        BROKER => Err((ErrorCode::InvalidRequest, format!("Unexpected broker id, expected {}, but received {name}", image.node_id))),
-        other => Err((ErrorCode::InvalidRequest, format!("Resources of type {other} cannot be configured."))),
+        BROKER => Err((
+            ErrorCode::InvalidRequest,
+            format!(
+                "Unexpected broker id, expected {}, but received {name}",
+                image.node_id
+            ),
+        )),
+        other => Err((
+            ErrorCode::InvalidRequest,
+            format!("Resources of type {other} cannot be configured."),
+        )),
     }
 }
 
@@ -85,11 +105,19 @@ pub fn check(target: ConfigTarget, name: &str, value: &str) -> Result<Kind, Refu
 }
 
 /// Makes the changes durable, unless they were only to be checked.
-pub async fn apply(door: &Door, target: ConfigTarget, changes: ConfigChanges, validate_only: bool) -> Result<(), Refusal> {
+pub async fn apply(
+    door: &Door,
+    target: ConfigTarget,
+    changes: ConfigChanges,
+    validate_only: bool,
+) -> Result<(), Refusal> {
     if validate_only || changes.is_empty() {
         return Ok(());
     }
-    door.metadata.set_configs(target, changes).await.map_err(|error| cluster::refused(&error))
+    door.metadata
+        .set_configs(target, changes)
+        .await
+        .map_err(|error| cluster::refused(&error))
 }
 
 fn changes(
@@ -105,7 +133,10 @@ fn changes(
     for config in configs {
         let name = config.name.as_str();
         if !names.insert(name) {
-            return Err((ErrorCode::InvalidRequest, format!("Error due to duplicate config keys: {name}")));
+            return Err((
+                ErrorCode::InvalidRequest,
+                format!("Error due to duplicate config keys: {name}"),
+            ));
         }
         let value = config.value.as_ref().map(|value| value.as_str().trim());
         let value = match (config.config_operation, value) {
@@ -114,14 +145,22 @@ fn changes(
                 continue;
             }
             (SET | APPEND | SUBTRACT, None) => {
-                return Err((ErrorCode::InvalidRequest, format!("Null value not supported for config {name}")));
+                return Err((
+                    ErrorCode::InvalidRequest,
+                    format!("Null value not supported for config {name}"),
+                ));
             }
             (SET, Some(value)) => value.to_owned(),
             (operation @ (APPEND | SUBTRACT), Some(value)) => {
                 let current = current(target, name, &own, &brokers)?;
                 combined(&current, value, operation == APPEND)
             }
-            (operation, _) => return Err((ErrorCode::InvalidRequest, format!("Unknown operation type {operation}"))),
+            (operation, _) => {
+                return Err((
+                    ErrorCode::InvalidRequest,
+                    format!("Unknown operation type {operation}"),
+                ));
+            }
         };
         check(target, name, &value)?;
         changes.push((name.to_owned(), Some(value)));
@@ -130,8 +169,18 @@ fn changes(
 }
 
 /// The value that a list operation begins with.
-fn current(target: ConfigTarget, name: &str, own: &Values, brokers: &BrokerValues) -> Result<String, Refusal> {
-    let unknown = || (ErrorCode::InvalidConfig, format!("Unknown config name: {name}"));
+fn current(
+    target: ConfigTarget,
+    name: &str,
+    own: &Values,
+    brokers: &BrokerValues,
+) -> Result<String, Refusal> {
+    let unknown = || {
+        (
+            ErrorCode::InvalidConfig,
+            format!("Unknown config name: {name}"),
+        )
+    };
     let (kind, value) = match target {
         ConfigTarget::Topic(_) => {
             let config = topic::find(name).ok_or_else(unknown)?;
@@ -139,11 +188,21 @@ fn current(target: ConfigTarget, name: &str, own: &Values, brokers: &BrokerValue
         }
         ConfigTarget::Broker => {
             let config = broker::find(name).ok_or_else(unknown)?;
-            (config.kind, brokers.merged.get(name).cloned().unwrap_or_else(|| config.default.into()))
+            (
+                config.kind,
+                brokers
+                    .merged
+                    .get(name)
+                    .cloned()
+                    .unwrap_or_else(|| config.default.into()),
+            )
         }
     };
     if !kind.is_list() {
-        return Err((ErrorCode::InvalidConfig, format!("Can't APPEND or SUBTRACT to key {name} because its type is not LIST.")));
+        return Err((
+            ErrorCode::InvalidConfig,
+            format!("Can't APPEND or SUBTRACT to key {name} because its type is not LIST."),
+        ));
     }
     Ok(value)
 }

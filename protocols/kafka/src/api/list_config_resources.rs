@@ -1,7 +1,9 @@
 //! ListConfigResources: what can be configured, by type.
 
 use kacrab_protocol::generated::list_config_resources_response::ConfigResource;
-use kacrab_protocol::generated::{ErrorCode, ListConfigResourcesRequestData, ListConfigResourcesResponseData};
+use kacrab_protocol::generated::{
+    ErrorCode, ListConfigResourcesRequestData, ListConfigResourcesResponseData,
+};
 
 use super::describe_configs::{BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, TOPIC};
 use crate::cluster::text;
@@ -19,7 +21,10 @@ pub const API: Api = Api {
 
 const ALL: [i8; 5] = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 
-async fn handle(call: Call, request: ListConfigResourcesRequestData) -> Answer<ListConfigResourcesResponseData> {
+async fn handle(
+    call: Call,
+    request: ListConfigResourcesRequestData,
+) -> Answer<ListConfigResourcesResponseData> {
     let image = call.door.metadata.image();
     let mut response = ListConfigResourcesResponseData::default();
     let mut types = request.resource_types;
@@ -38,7 +43,9 @@ async fn handle(call: Call, request: ListConfigResourcesRequestData) -> Answer<L
     types.dedup();
     for kind in types {
         let mut add = |name: &str| {
-            let resource = ConfigResource::default().with_resource_name(text(name)).with_resource_type(kind);
+            let resource = ConfigResource::default()
+                .with_resource_name(text(name))
+                .with_resource_type(kind);
             response.config_resources.push(resource);
         };
         match kind {

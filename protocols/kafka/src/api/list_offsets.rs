@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use kacrab_protocol::generated::{
-    ErrorCode, ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequestData, ListOffsetsResponseData,
-    ListOffsetsTopicResponse,
+    ErrorCode, ListOffsetsPartition, ListOffsetsPartitionResponse, ListOffsetsRequestData,
+    ListOffsetsResponseData, ListOffsetsTopicResponse,
 };
 use trireme_engine::{Isolation, OffsetAnswer, OffsetQuery, ReadError};
 
@@ -46,7 +46,11 @@ fn query(timestamp: i64, version: i16) -> Result<Option<OffsetQuery>, ErrorCode>
 }
 
 async fn handle(call: Call, request: ListOffsetsRequestData) -> Answer<ListOffsetsResponseData> {
-    let isolation = if request.isolation_level == 1 { Isolation::Committed } else { Isolation::HighWatermark };
+    let isolation = if request.isolation_level == 1 {
+        Isolation::Committed
+    } else {
+        Isolation::HighWatermark
+    };
     let image = call.door.metadata.image();
     let mut queries = Vec::new();
     let mut seen = BTreeSet::new();
@@ -56,7 +60,11 @@ async fn handle(call: Call, request: ListOffsetsRequestData) -> Answer<ListOffse
     for (t, topic) in request.topics.iter().enumerate() {
         let known = image.topic(topic.name.as_str());
         let epochs = match known {
-            Some(known) => call.door.leader_epochs(std::slice::from_ref(known)).await.pop(),
+            Some(known) => call
+                .door
+                .leader_epochs(std::slice::from_ref(known))
+                .await
+                .pop(),
             None => None,
         }
         .unwrap_or_default();
@@ -69,7 +77,10 @@ async fn handle(call: Call, request: ListOffsetsRequestData) -> Answer<ListOffse
                 let partition = known
                     .and_then(|known| cluster::partition(known, asked.partition_index))
                     .ok_or(ErrorCode::UnknownTopicOrPartition)?;
-                let current = epochs.get(asked.partition_index as usize).copied().unwrap_or(-1);
+                let current = epochs
+                    .get(asked.partition_index as usize)
+                    .copied()
+                    .unwrap_or(-1);
                 Door::check_epoch(current, asked.current_leader_epoch)?;
                 Ok((partition, query(asked.timestamp, call.version())?))
             };
@@ -84,7 +95,11 @@ async fn handle(call: Call, request: ListOffsetsRequestData) -> Answer<ListOffse
                 }
             });
         }
-        topics.push(ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(answers));
+        topics.push(
+            ListOffsetsTopicResponse::default()
+                .with_name(topic.name.clone())
+                .with_partitions(answers),
+        );
     }
     if !queries.is_empty() {
         let results = call.door.engine.offsets(queries).await;
@@ -96,10 +111,16 @@ async fn handle(call: Call, request: ListOffsetsRequestData) -> Answer<ListOffse
 }
 
 fn error(asked: &ListOffsetsPartition, code: ErrorCode) -> ListOffsetsPartitionResponse {
-    ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index).with_error_code(code.code())
+    ListOffsetsPartitionResponse::default()
+        .with_partition_index(asked.partition_index)
+        .with_error_code(code.code())
 }
 
-fn fill(answer: &mut ListOffsetsPartitionResponse, result: Result<OffsetAnswer, ReadError>, version: i16) {
+fn fill(
+    answer: &mut ListOffsetsPartitionResponse,
+    result: Result<OffsetAnswer, ReadError>,
+    version: i16,
+) {
     match result {
         Ok(found) => {
             answer.error_code = ErrorCode::None.code();

@@ -1,6 +1,8 @@
 //! ListPartitionReassignments: none, as there is one node.
 
-use kacrab_protocol::generated::{ListPartitionReassignmentsRequestData, ListPartitionReassignmentsResponseData};
+use kacrab_protocol::generated::{
+    ListPartitionReassignmentsRequestData, ListPartitionReassignmentsResponseData,
+};
 
 use crate::dispatch::{self, Answer, Api, Call, Order};
 

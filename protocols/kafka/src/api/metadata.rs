@@ -33,7 +33,9 @@ async fn handle(call: Call, request: MetadataRequestData) -> Answer<MetadataResp
 
     let mut found: Vec<Arc<Topic>> = Vec::new();
     let mut errors = Vec::new();
-    let asked = request.topics.filter(|topics| version > 0 || !topics.is_empty());
+    let asked = request
+        .topics
+        .filter(|topics| version > 0 || !topics.is_empty());
     match asked {
         None => found.extend(image.topics.values().cloned()),
         Some(topics) => {
@@ -51,7 +53,14 @@ async fn handle(call: Call, request: MetadataRequestData) -> Answer<MetadataResp
             }
             drop(topics);
             if ids.is_empty() {
-                by_name(&call, names, request.allow_auto_topic_creation, &mut found, &mut errors).await;
+                by_name(
+                    &call,
+                    names,
+                    request.allow_auto_topic_creation,
+                    &mut found,
+                    &mut errors,
+                )
+                .await;
             } else {
                 // With one id in it the request is about ids.
                 by_id(&call, ids, &mut found, &mut errors);
@@ -59,11 +68,17 @@ async fn handle(call: Call, request: MetadataRequestData) -> Answer<MetadataResp
         }
     }
 
-    let operations = if include_topic_operations { cluster::ALL_TOPIC_OPERATIONS } else { cluster::OPERATIONS_OMITTED };
+    let operations = if include_topic_operations {
+        cluster::ALL_TOPIC_OPERATIONS
+    } else {
+        cluster::OPERATIONS_OMITTED
+    };
     let epochs = door.leader_epochs(&found).await;
     let mut topics = errors;
     for (topic, epochs) in found.iter().zip(&epochs) {
-        topics.push(describe(topic, epochs, image.node_id).with_topic_authorized_operations(operations));
+        topics.push(
+            describe(topic, epochs, image.node_id).with_topic_authorized_operations(operations),
+        );
     }
     let broker = MetadataResponseBroker::default()
         .with_node_id(image.node_id)
@@ -95,7 +110,12 @@ fn describe(topic: &Topic, epochs: &[i32], node: i32) -> MetadataResponseTopic {
         .with_partitions(epochs.iter().enumerate().map(partition).collect())
 }
 
-fn by_id(call: &Call, ids: BTreeSet<TopicId>, found: &mut Vec<Arc<Topic>>, errors: &mut Vec<MetadataResponseTopic>) {
+fn by_id(
+    call: &Call,
+    ids: BTreeSet<TopicId>,
+    found: &mut Vec<Arc<Topic>>,
+    errors: &mut Vec<MetadataResponseTopic>,
+) {
     let image = call.door.metadata.image();
     for id in ids {
         match image.topic_by_id(&id) {
@@ -121,7 +141,11 @@ async fn by_name(
     let image = door.metadata.image();
     let create = allow_creation && door.config.auto_create_topics;
     let mut error = |name: &str, code: ErrorCode| {
-        errors.push(MetadataResponseTopic::default().with_error_code(code.code()).with_name(Some(text(name))));
+        errors.push(
+            MetadataResponseTopic::default()
+                .with_error_code(code.code())
+                .with_name(Some(text(name))),
+        );
     };
     let mut missing = Vec::new();
     for name in names {
@@ -139,7 +163,14 @@ async fn by_name(
         return;
     }
     let partitions = door.config.num_partitions;
-    let new = missing.iter().map(|name| NewTopic { name: name.clone(), partitions, configs: Default::default() }).collect();
+    let new = missing
+        .iter()
+        .map(|name| NewTopic {
+            name: name.clone(),
+            partitions,
+            configs: Default::default(),
+        })
+        .collect();
     let created = door.metadata.create_topics(new).await;
     let image = door.metadata.image();
     for (name, created) in missing.iter().zip(created) {

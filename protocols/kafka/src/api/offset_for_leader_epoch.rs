@@ -2,7 +2,8 @@
 
 use kacrab_protocol::generated::offset_for_leader_epoch_response::EpochEndOffset;
 use kacrab_protocol::generated::{
-    ErrorCode, OffsetForLeaderEpochRequestData, OffsetForLeaderEpochResponseData, OffsetForLeaderTopicResult,
+    ErrorCode, OffsetForLeaderEpochRequestData, OffsetForLeaderEpochResponseData,
+    OffsetForLeaderTopicResult,
 };
 use trireme_engine::{Isolation, OffsetQuery};
 
@@ -20,7 +21,10 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(call: Call, request: OffsetForLeaderEpochRequestData) -> Answer<OffsetForLeaderEpochResponseData> {
+async fn handle(
+    call: Call,
+    request: OffsetForLeaderEpochRequestData,
+) -> Answer<OffsetForLeaderEpochResponseData> {
     let image = call.door.metadata.image();
     let mut queries = Vec::new();
     let mut waiting = Vec::new();
@@ -28,7 +32,11 @@ async fn handle(call: Call, request: OffsetForLeaderEpochRequestData) -> Answer<
     for (t, topic) in request.topics.iter().enumerate() {
         let known = image.topic(topic.topic.as_str());
         let epochs = match known {
-            Some(known) => call.door.leader_epochs(std::slice::from_ref(known)).await.pop(),
+            Some(known) => call
+                .door
+                .leader_epochs(std::slice::from_ref(known))
+                .await
+                .pop(),
             None => None,
         }
         .unwrap_or_default();
@@ -36,20 +44,30 @@ async fn handle(call: Call, request: OffsetForLeaderEpochRequestData) -> Answer<
         for asked in &topic.partitions {
             let answer = EpochEndOffset::default().with_partition(asked.partition);
             let partition = known.and_then(|known| cluster::partition(known, asked.partition));
-            let checked = partition.ok_or(ErrorCode::UnknownTopicOrPartition).and_then(|partition| {
-                let current = epochs.get(asked.partition as usize).copied().unwrap_or(-1);
-                Door::check_epoch(current, asked.current_leader_epoch).map(|()| partition)
-            });
+            let checked = partition
+                .ok_or(ErrorCode::UnknownTopicOrPartition)
+                .and_then(|partition| {
+                    let current = epochs.get(asked.partition as usize).copied().unwrap_or(-1);
+                    Door::check_epoch(current, asked.current_leader_epoch).map(|()| partition)
+                });
             match checked {
                 Ok(partition) => {
                     waiting.push((t, answers.len()));
-                    queries.push((partition, OffsetQuery::EpochEnd(asked.leader_epoch), Isolation::HighWatermark));
+                    queries.push((
+                        partition,
+                        OffsetQuery::EpochEnd(asked.leader_epoch),
+                        Isolation::HighWatermark,
+                    ));
                     answers.push(answer);
                 }
                 Err(code) => answers.push(answer.with_error_code(code.code())),
             }
         }
-        topics.push(OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone()).with_partitions(answers));
+        topics.push(
+            OffsetForLeaderTopicResult::default()
+                .with_topic(topic.topic.clone())
+                .with_partitions(answers),
+        );
     }
     if !queries.is_empty() {
         let results = call.door.engine.offsets(queries).await;

@@ -22,8 +22,15 @@ use crate::metrics::add;
 use crate::reply::Reply;
 use crate::wire::{Malformed, Read, Reader, Writer};
 
-pub const API: Api =
-    Api { key: 0, name: "Produce", min: 0, max: 13, flexible: 9, order: Order::Pipelined, start };
+pub const API: Api = Api {
+    key: 0,
+    name: "Produce",
+    min: 0,
+    max: 13,
+    flexible: 9,
+    order: Order::Pipelined,
+    start,
+};
 
 /// First version with RecordBatch v2, the only format there is.
 const FIRST_SERVED: i16 = 3;
@@ -59,8 +66,16 @@ pub trait Visitor<'a> {
 
 /// Walks over a request body of `version`. An error can come after calls: act on them only when the walk has ended well.
 pub fn walk<'a>(reader: &mut Reader<'a>, version: i16, visitor: &mut impl Visitor<'a>) -> Read<()> {
-    let transactional_id = if version >= 3 { reader.nullable_string()? } else { None };
-    let head = Head { transactional_id, acks: reader.i16()?, timeout_ms: reader.i32()? };
+    let transactional_id = if version >= 3 {
+        reader.nullable_string()?
+    } else {
+        None
+    };
+    let head = Head {
+        transactional_id,
+        acks: reader.i16()?,
+        timeout_ms: reader.i32()?,
+    };
     let topics = reader.array_length(2)?;
     let mut entries = topics;
     visitor.topics(head, topics);
@@ -183,7 +198,14 @@ fn start(request: Request) -> Started {
     if walk(&mut reader, version, &mut producing).is_err() {
         return Started::Done(Reply::Close);
     }
-    let Producing { mut out, appends, gaps, acks, mut errors, .. } = producing;
+    let Producing {
+        mut out,
+        appends,
+        gaps,
+        acks,
+        mut errors,
+        ..
+    } = producing;
     drop(body);
     if version >= 1 {
         out.i32(0);
@@ -216,7 +238,8 @@ fn count(call: &Call, appends: &[Append]) {
     let mut records = 0;
     let mut bytes = 0;
     for append in appends {
-        records += batch::BatchHeader::view(&append.batches).map_or(0, |header| header.records_count() as u64);
+        records += batch::BatchHeader::view(&append.batches)
+            .map_or(0, |header| header.records_count() as u64);
         bytes += append.batches.len() as u64;
     }
     add(&metrics.produced_batches, appends.len() as u64);
@@ -270,9 +293,15 @@ impl<'a> Visitor<'a> for Producing<'a> {
         self.refused = if self.call.version() < FIRST_SERVED {
             Some(PartitionAnswer::error(ErrorCode::UnsupportedVersion, ""))
         } else if head.transactional_id.is_some() {
-            Some(PartitionAnswer::error(ErrorCode::InvalidTxnState, "transactions are not supported by this broker"))
+            Some(PartitionAnswer::error(
+                ErrorCode::InvalidTxnState,
+                "transactions are not supported by this broker",
+            ))
         } else if !(-1..=1).contains(&head.acks) {
-            Some(PartitionAnswer::error(ErrorCode::InvalidRequiredAcks, "acks must be -1, 0 or 1"))
+            Some(PartitionAnswer::error(
+                ErrorCode::InvalidRequiredAcks,
+                "acks must be -1, 0 or 1",
+            ))
         } else {
             None
         };
@@ -291,13 +320,20 @@ impl<'a> Visitor<'a> for Producing<'a> {
             }
         };
         self.topic_refused = match (&found, topic) {
-            (None, TopicKey::Name(_)) => {
-                Some(PartitionAnswer::error(ErrorCode::UnknownTopicOrPartition, "no such topic"))
+            (None, TopicKey::Name(_)) => Some(PartitionAnswer::error(
+                ErrorCode::UnknownTopicOrPartition,
+                "no such topic",
+            )),
+            (None, TopicKey::Id(_)) => Some(PartitionAnswer::error(
+                ErrorCode::UnknownTopicId,
+                "no such topic id",
+            )),
+            (Some(topic), _) if self.acks == -1 && crate::configs::needs_more_replicas(topic) => {
+                Some(PartitionAnswer::error(
+                    ErrorCode::NotEnoughReplicas,
+                    "min.insync.replicas is more than this single node",
+                ))
             }
-            (None, TopicKey::Id(_)) => Some(PartitionAnswer::error(ErrorCode::UnknownTopicId, "no such topic id")),
-            (Some(topic), _) if self.acks == -1 && crate::configs::needs_more_replicas(topic) => Some(
-                PartitionAnswer::error(ErrorCode::NotEnoughReplicas, "min.insync.replicas is more than this single node"),
-            ),
             _ => None,
         };
         self.topic = found;
@@ -313,8 +349,16 @@ impl<'a> Visitor<'a> for Producing<'a> {
         let version = self.call.version();
         match checked {
             Ok((partition, batch)) => {
-                let ack = if self.acks == 0 { Ack::None } else { Ack::Committed };
-                self.appends.push(Append { partition, batches: self.frame.slice_ref(batch), ack });
+                let ack = if self.acks == 0 {
+                    Ack::None
+                } else {
+                    Ack::Committed
+                };
+                self.appends.push(Append {
+                    partition,
+                    batches: self.frame.slice_ref(batch),
+                    ack,
+                });
                 self.gaps.push(self.out.len() as u32);
                 let gap = gap_bytes(version, self.call.flexible());
                 self.out.bytes.resize(self.out.len() + gap, 0);
@@ -333,11 +377,18 @@ impl<'a> Visitor<'a> for Producing<'a> {
 }
 
 impl<'a> Producing<'a> {
-    fn check(&self, index: i32, records: Option<&'a [u8]>) -> Result<(PartitionRef, &'a [u8]), PartitionAnswer> {
+    fn check(
+        &self,
+        index: i32,
+        records: Option<&'a [u8]>,
+    ) -> Result<(PartitionRef, &'a [u8]), PartitionAnswer> {
         let partition = usize::try_from(index)
             .ok()
             .and_then(|index| self.topic.as_ref()?.partitions.get(index))
-            .ok_or(PartitionAnswer::error(ErrorCode::UnknownTopicOrPartition, "no such partition"))?;
+            .ok_or(PartitionAnswer::error(
+                ErrorCode::UnknownTopicOrPartition,
+                "no such partition",
+            ))?;
         let records = records.unwrap_or_default();
         // Sizes and timestamps are the topic's to limit: the engine knows them.
         let batch = batch::validate(records, &Limits::client(usize::MAX)).map_err(refused_batch)?;
@@ -360,8 +411,12 @@ fn refused_batch(error: BatchError) -> PartitionAnswer {
         BatchError::Magic(_) => "only record batches with magic 2 can be written",
         BatchError::Crc { .. } => "record batch does not match its CRC",
         BatchError::Codec(_) => "unknown compression codec",
-        BatchError::BaseOffset(_) | BatchError::OffsetRange { .. } => "offsets of a batch must begin at 0",
-        BatchError::Count { .. } | BatchError::CountBeyondPayload { .. } => "record count and offsets disagree",
+        BatchError::BaseOffset(_) | BatchError::OffsetRange { .. } => {
+            "offsets of a batch must begin at 0"
+        }
+        BatchError::Count { .. } | BatchError::CountBeyondPayload { .. } => {
+            "record count and offsets disagree"
+        }
         BatchError::TooManyRecords { .. } => "too many records in a batch",
         BatchError::Control => "clients cannot write control batches",
         BatchError::Transactional => "transactions are not supported by this broker",
@@ -387,21 +442,40 @@ fn answer(result: &Result<Appended, AppendError>) -> PartitionAnswer {
     };
     let (code, message) = match error {
         AppendError::UnknownPartition => (ErrorCode::UnknownTopicOrPartition, "no such partition"),
-        AppendError::BatchTooLarge { .. } => (ErrorCode::MessageTooLarge, "batch is larger than max.message.bytes"),
+        AppendError::BatchTooLarge { .. } => (
+            ErrorCode::MessageTooLarge,
+            "batch is larger than max.message.bytes",
+        ),
         AppendError::InvalidTimestamp { .. } => {
             let message = "timestamp is further from the broker's clock than the topic allows";
-            return PartitionAnswer { record: Some(0), ..PartitionAnswer::error(ErrorCode::InvalidTimestamp, message) };
+            return PartitionAnswer {
+                record: Some(0),
+                ..PartitionAnswer::error(ErrorCode::InvalidTimestamp, message)
+            };
         }
-        AppendError::OutOfOrderSequence { .. } => {
-            (ErrorCode::OutOfOrderSequenceNumber, "sequence does not follow the producer's last one")
-        }
-        AppendError::InvalidProducerEpoch { .. } => (ErrorCode::InvalidProducerEpoch, "a newer epoch of the producer exists"),
-        AppendError::UnknownProducerId => (ErrorCode::UnknownProducerId, "producer is not known to the partition"),
+        AppendError::OutOfOrderSequence { .. } => (
+            ErrorCode::OutOfOrderSequenceNumber,
+            "sequence does not follow the producer's last one",
+        ),
+        AppendError::InvalidProducerEpoch { .. } => (
+            ErrorCode::InvalidProducerEpoch,
+            "a newer epoch of the producer exists",
+        ),
+        AppendError::UnknownProducerId => (
+            ErrorCode::UnknownProducerId,
+            "producer is not known to the partition",
+        ),
         AppendError::StorageFull => (ErrorCode::KafkaStorageError, "the disk is full"),
         AppendError::Damaged => (ErrorCode::KafkaStorageError, "the partition is damaged"),
         // Retriable, and nothing was appended.
-        AppendError::Overloaded => (ErrorCode::RequestTimedOut, "more is waiting for the disk than may be"),
-        AppendError::ShuttingDown => (ErrorCode::NotLeaderOrFollower, "the broker is shutting down"),
+        AppendError::Overloaded => (
+            ErrorCode::RequestTimedOut,
+            "more is waiting for the disk than may be",
+        ),
+        AppendError::ShuttingDown => (
+            ErrorCode::NotLeaderOrFollower,
+            "the broker is shutting down",
+        ),
         AppendError::Invalid(what) => (ErrorCode::InvalidRecord, *what),
     };
     PartitionAnswer::error(code, message)

@@ -24,14 +24,26 @@ pub enum Source {
 /// What holds for a topic: its own value, else the strongest broker config that is set, else the default.
 pub fn effective(config: &TopicConfig, topic: &Values, brokers: &Values) -> Effective {
     if let Some(value) = topic.get(config.name) {
-        return Effective { value: value.clone(), source: Source::Topic };
+        return Effective {
+            value: value.clone(),
+            source: Source::Topic,
+        };
     }
     for name in config.brokers {
-        if let Some(value) = brokers.get(*name).and_then(|value| broker::as_topic_value(name, value)) {
-            return Effective { value, source: Source::Broker(name) };
+        if let Some(value) = brokers
+            .get(*name)
+            .and_then(|value| broker::as_topic_value(name, value))
+        {
+            return Effective {
+                value,
+                source: Source::Broker(name),
+            };
         }
     }
-    Effective { value: config.default.into(), source: Source::Default }
+    Effective {
+        value: config.default.into(),
+        source: Source::Default,
+    }
 }
 
 /// The engine's view of a topic's and the broker's configuration. Values were checked when they were set; one that does not parse
@@ -61,7 +73,11 @@ pub fn to_partition_config(topic: &Values, brokers: &Values) -> PartitionConfig 
         },
         timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
         timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
-        durability: if number("flush.messages") <= 1 { Durability::Fsync } else { Durability::Relaxed },
+        durability: if number("flush.messages") <= 1 {
+            Durability::Fsync
+        } else {
+            Durability::Relaxed
+        },
         file_delete_delay_ms: number("file.delete.delay.ms"),
         index_interval_bytes: size("index.interval.bytes"),
     }
@@ -72,31 +88,54 @@ mod tests {
     use super::*;
 
     fn values(pairs: &[(&str, &str)]) -> Values {
-        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect()
     }
 
     #[test]
     fn defaults_are_the_engines() {
-        assert_eq!(to_partition_config(&Values::new(), &Values::new()), PartitionConfig::default());
+        assert_eq!(
+            to_partition_config(&Values::new(), &Values::new()),
+            PartitionConfig::default()
+        );
     }
 
     #[test]
     fn topic_before_broker_before_default() {
-        let brokers = values(&[("log.retention.hours", "1"), ("log.segment.bytes", "2000000"), ("log.flush.interval.messages", "500")]);
+        let brokers = values(&[
+            ("log.retention.hours", "1"),
+            ("log.segment.bytes", "2000000"),
+            ("log.flush.interval.messages", "500"),
+        ]);
         let config = to_partition_config(&values(&[("segment.bytes", "1048576")]), &brokers);
         assert_eq!(config.segment_bytes, 1_048_576);
         assert_eq!(config.retention_ms, Some(3_600_000));
         assert_eq!(config.durability, Durability::Relaxed);
-        let config = to_partition_config(&values(&[("flush.messages", "1"), ("retention.ms", "-1"), ("cleanup.policy", "")]), &brokers);
+        let config = to_partition_config(
+            &values(&[
+                ("flush.messages", "1"),
+                ("retention.ms", "-1"),
+                ("cleanup.policy", ""),
+            ]),
+            &brokers,
+        );
         assert_eq!(config.durability, Durability::Fsync);
         assert_eq!(config.retention_ms, None);
         assert!(!config.delete);
         let brokers = values(&[("log.retention.hours", "1"), ("log.retention.ms", "5")]);
-        assert_eq!(to_partition_config(&Values::new(), &brokers).retention_ms, Some(5));
+        assert_eq!(
+            to_partition_config(&Values::new(), &brokers).retention_ms,
+            Some(5)
+        );
     }
 
     #[test]
     fn what_does_not_parse_counts_as_not_set() {
-        assert_eq!(to_partition_config(&values(&[("segment.bytes", "x")]), &Values::new()), PartitionConfig::default());
+        assert_eq!(
+            to_partition_config(&values(&[("segment.bytes", "x")]), &Values::new()),
+            PartitionConfig::default()
+        );
     }
 }

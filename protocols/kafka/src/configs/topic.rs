@@ -241,7 +241,11 @@ pub const TOPIC_CONFIGS: &[TopicConfig] = &[
         name: "retention.ms",
         kind: Kind::Long(-1),
         default: "604800000",
-        brokers: &["log.retention.ms", "log.retention.minutes", "log.retention.hours"],
+        brokers: &[
+            "log.retention.ms",
+            "log.retention.minutes",
+            "log.retention.hours",
+        ],
         effect: true,
         documentation: "Age in ms from which segments are deleted; -1 for no limit.",
     },
@@ -294,7 +298,11 @@ pub fn find(name: &str) -> Option<&'static TopicConfig> {
 /// Checks a value to be kept. Says why it is refused.
 pub fn check(name: &str, value: &str) -> Result<&'static TopicConfig, String> {
     let config = find(name).ok_or_else(|| format!("Unknown topic config name: {name}"))?;
-    let refuse = |why: &str| Err(format!("Invalid value {value} for configuration {name}: {why}"));
+    let refuse = |why: &str| {
+        Err(format!(
+            "Invalid value {value} for configuration {name}: {why}"
+        ))
+    };
     if let Err(why) = config.kind.check(value) {
         return refuse(&why);
     }
@@ -305,7 +313,9 @@ pub fn check(name: &str, value: &str) -> Result<&'static TopicConfig, String> {
         "compression.type" if value != "producer" => {
             refuse("only 'producer' is supported: batches are kept as the producer compressed them")
         }
-        "remote.storage.enable" if value.eq_ignore_ascii_case("true") => refuse("there is no remote storage"),
+        "remote.storage.enable" if value.eq_ignore_ascii_case("true") => {
+            refuse("there is no remote storage")
+        }
         _ => Ok(config),
     }
 }
@@ -317,7 +327,11 @@ mod tests {
     #[test]
     fn defaults_are_valid_and_names_sorted() {
         for config in TOPIC_CONFIGS {
-            assert!(check(config.name, config.default).is_ok(), "{}", config.name);
+            assert!(
+                check(config.name, config.default).is_ok(),
+                "{}",
+                config.name
+            );
             assert!(!config.documentation.is_empty());
         }
         assert!(TOPIC_CONFIGS.is_sorted_by_key(|config| config.name));
@@ -335,7 +349,11 @@ mod tests {
         ] {
             assert!(check(name, value).is_err(), "{name}={value}");
         }
-        for (name, value) in [("cleanup.policy", ""), ("flush.messages", "10000"), ("retention.ms", "-1")] {
+        for (name, value) in [
+            ("cleanup.policy", ""),
+            ("flush.messages", "10000"),
+            ("retention.ms", "-1"),
+        ] {
             assert!(check(name, value).is_ok(), "{name}={value}");
         }
     }

@@ -96,7 +96,10 @@ impl Kind {
 
 /// Items of a comma-separated value, without spaces around them; none of an empty one.
 pub fn list(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(str::trim).filter(|item| !item.is_empty())
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
 }
 
 #[cfg(test)]

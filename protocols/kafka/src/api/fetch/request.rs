@@ -63,7 +63,12 @@ pub fn parse(body: &[u8], version: i16, image: &MetadataImage) -> Read<Fetch> {
             }
             let max_bytes = reader.i32()?;
             reader.skip_tagged_fields()?;
-            let parameters = FetchParameters { leader_epoch, offset, last_fetched_epoch, max_bytes };
+            let parameters = FetchParameters {
+                leader_epoch,
+                offset,
+                last_fetched_epoch,
+                max_bytes,
+            };
             fetch.partitions.push((topic.clone(), index, parameters));
         }
         reader.skip_tagged_fields()?;

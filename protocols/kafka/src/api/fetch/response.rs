@@ -58,7 +58,14 @@ pub fn encode(
     partitions: Vec<(TopicKey, PartitionData)>,
     lease: Option<Lease>,
 ) -> Reply {
-    let frame = encode_frame(call.correlation_id, call.version(), call.flexible(), error, session_id, partitions);
+    let frame = encode_frame(
+        call.correlation_id,
+        call.version(),
+        call.flexible(),
+        error,
+        session_id,
+        partitions,
+    );
     Reply::Send(frame, lease)
 }
 
@@ -80,12 +87,17 @@ pub(super) fn encode_frame(
     let mut elsewhere = 0;
 
     let topics = partitions.chunk_by(|a, b| a.0 == b.0).count();
-    let sizes: SmallVec<[usize; 8]> = partitions.chunk_by(|a, b| a.0 == b.0).map(<[_]>::len).collect();
+    let sizes: SmallVec<[usize; 8]> = partitions
+        .chunk_by(|a, b| a.0 == b.0)
+        .map(<[_]>::len)
+        .collect();
     out.array_length(topics);
     let mut partitions = partitions.into_iter();
     for size in sizes {
         for place in 0..size {
-            let Some((topic, partition)) = partitions.next() else { break };
+            let Some((topic, partition)) = partitions.next() else {
+                break;
+            };
             if place == 0 {
                 match topic {
                     TopicKey::Name(name) => out.string(&name),
@@ -120,7 +132,10 @@ pub(super) fn encode_frame(
 }
 
 fn write_partition(out: &mut Writer, version: i16, partition: &PartitionData) {
-    debug_assert_eq!(u64::from(partition.bytes), partition.parts.iter().map(Segment::len).sum::<u64>());
+    debug_assert_eq!(
+        u64::from(partition.bytes),
+        partition.parts.iter().map(Segment::len).sum::<u64>()
+    );
     out.i32(partition.index);
     out.i16(partition.error.code());
     out.i64(partition.high_watermark);

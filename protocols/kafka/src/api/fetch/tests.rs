@@ -20,14 +20,25 @@ struct Topic {
 }
 
 fn topics() -> impl Strategy<Value = Vec<Topic>> {
-    let asked = (any::<i32>(), any::<i32>(), any::<i64>(), any::<i32>(), any::<i32>());
+    let asked = (
+        any::<i32>(),
+        any::<i32>(),
+        any::<i64>(),
+        any::<i32>(),
+        any::<i32>(),
+    );
     let topic = (
         "[a-z]{1,20}",
         any::<u128>(),
         proptest::collection::vec(asked, 0..4),
         proptest::collection::vec(any::<i32>(), 0..3),
     );
-    let topic = topic.prop_map(|(name, id, partitions, forgotten)| Topic { name, id, partitions, forgotten });
+    let topic = topic.prop_map(|(name, id, partitions, forgotten)| Topic {
+        name,
+        id,
+        partitions,
+        forgotten,
+    });
     proptest::collection::vec(topic, 0..4)
 }
 
@@ -194,6 +205,13 @@ proptest! {
 
 #[test]
 fn a_response_without_partitions_is_one_piece() {
-    let segments = encode_frame(1, 12, true, ErrorCode::FetchSessionIdNotFound, 0, Vec::new());
+    let segments = encode_frame(
+        1,
+        12,
+        true,
+        ErrorCode::FetchSessionIdNotFound,
+        0,
+        Vec::new(),
+    );
     assert_eq!(segments.len(), 1);
 }

@@ -17,7 +17,11 @@ struct Seen {
 
 impl<'a> Visitor<'a> for Seen {
     fn topics(&mut self, head: Head<'a>, count: usize) {
-        self.head = Some((head.transactional_id.map(str::to_owned), head.acks, head.timeout_ms));
+        self.head = Some((
+            head.transactional_id.map(str::to_owned),
+            head.acks,
+            head.timeout_ms,
+        ));
         self.announced.push(count);
     }
     fn topic(&mut self, topic: TopicKey<'a>, partitions: usize) {
@@ -29,7 +33,10 @@ impl<'a> Visitor<'a> for Seen {
         self.announced.push(partitions);
     }
     fn partition(&mut self, index: i32, records: Option<&'a [u8]>) {
-        let topic = self.topics.last_mut().expect("a partition stands in a topic");
+        let topic = self
+            .topics
+            .last_mut()
+            .expect("a partition stands in a topic");
         topic.1.push((index, records.map(<[u8]>::to_vec)));
     }
     fn topic_end(&mut self) {}
@@ -45,7 +52,12 @@ fn request() -> impl Strategy<Value = (Option<String>, i16, i32, Vec<(String, u1
     let records = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200));
     let partitions = proptest::collection::vec((any::<i32>(), records), 0..4);
     let topics = proptest::collection::vec(("[a-z]{1,20}", any::<u128>(), partitions), 0..4);
-    (proptest::option::of("[a-z]{0,9}"), any::<i16>(), any::<i32>(), topics)
+    (
+        proptest::option::of("[a-z]{0,9}"),
+        any::<i16>(),
+        any::<i32>(),
+        topics,
+    )
 }
 
 proptest! {
