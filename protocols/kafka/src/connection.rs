@@ -53,6 +53,18 @@ impl Peer {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn unconnected() -> Peer {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Peer {
+            remote: nowhere,
+            local: nowhere,
+            id: 0,
+            gone: CancelToken::new(),
+            last_client_id: RefCell::new("".into()),
+        }
+    }
+
     /// The client id as shared text: one allocation per connection, as a client does not change its name.
     pub fn intern_client_id(&self, id: &str) -> Rc<str> {
         let mut last = self.last_client_id.borrow_mut();

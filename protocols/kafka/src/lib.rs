@@ -24,3 +24,6 @@ pub mod reply;
 pub mod wire;
 
 pub use door::{Door, DoorConfig};
+
+#[cfg(test)]
+mod tests;
