@@ -7,6 +7,8 @@ use crate::dispatch::Api;
 
 pub mod acls;
 pub mod alter_configs;
+pub mod alter_partition_reassignments;
+pub mod alter_replica_log_dirs;
 pub mod api_versions;
 pub mod create_partitions;
 pub mod create_topics;
@@ -17,6 +19,7 @@ pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_log_dirs;
 pub mod describe_producers;
+pub mod describe_quorum;
 pub mod describe_topic_partitions;
 pub mod describe_user_scram_credentials;
 pub mod elect_leaders;
@@ -64,12 +67,15 @@ pub const APIS: &[&Api] = &[
     &acls::DELETE,
     &describe_configs::API,
     &alter_configs::API,
+    &alter_replica_log_dirs::API,
     &describe_log_dirs::API,
     &create_partitions::API,
     &elect_leaders::API,
     &incremental_alter_configs::API,
+    &alter_partition_reassignments::API,
     &list_partition_reassignments::API,
     &describe_client_quotas::API,
+    &describe_quorum::API,
     &describe_user_scram_credentials::API,
     &describe_cluster::API,
     &describe_producers::API,

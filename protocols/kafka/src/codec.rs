@@ -39,6 +39,8 @@ macro_rules! responses {
 
 requests! {
     AlterConfigsRequestData,
+    AlterPartitionReassignmentsRequestData,
+    AlterReplicaLogDirsRequestData,
     ApiVersionsRequestData,
     CreateAclsRequestData,
     CreatePartitionsRequestData,
@@ -52,6 +54,7 @@ requests! {
     DescribeConfigsRequestData,
     DescribeLogDirsRequestData,
     DescribeProducersRequestData,
+    DescribeQuorumRequestData,
     DescribeTopicPartitionsRequestData,
     DescribeUserScramCredentialsRequestData,
     ElectLeadersRequestData,
@@ -65,6 +68,8 @@ requests! {
 
 responses! {
     AlterConfigsResponseData,
+    AlterPartitionReassignmentsResponseData,
+    AlterReplicaLogDirsResponseData,
     ApiVersionsResponseData,
     CreateAclsResponseData,
     CreatePartitionsResponseData,
@@ -78,6 +83,7 @@ responses! {
     DescribeConfigsResponseData,
     DescribeLogDirsResponseData,
     DescribeProducersResponseData,
+    DescribeQuorumResponseData,
     DescribeTopicPartitionsResponseData,
     DescribeUserScramCredentialsResponseData,
     ElectLeadersResponseData,

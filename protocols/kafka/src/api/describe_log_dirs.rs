@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use kacrab_protocol::generated::DescribeLogDirsRequestData;
 use kacrab_protocol::generated::describe_log_dirs_response::*;
-use kacrab_protocol::generated::{DescribeLogDirsRequestData, ErrorCode};
 
 use crate::cluster::{self, text};
 use crate::dispatch::{self, Answer, Api, Call, Order};
@@ -84,10 +84,8 @@ async fn handle(
             result.usable_bytes = space.free_bytes as i64;
         }
         Ok(_) => {}
-        Err(error) => {
-            tracing::warn!(%error, "space of the data directory is not known");
-            result.error_code = ErrorCode::KafkaStorageError.code();
-        }
+        // The space stays unknown (-1).
+        Err(error) => tracing::warn!(%error, "space of the data directory is not known"),
     }
     Ok(DescribeLogDirsResponseData::default().with_results(vec![result]))
 }

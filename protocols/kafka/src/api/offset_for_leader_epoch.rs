@@ -48,10 +48,13 @@ async fn handle(
                 .ok_or(ErrorCode::UnknownTopicOrPartition)
                 .and_then(|partition| {
                     let current = epochs.get(asked.partition as usize).copied().unwrap_or(-1);
-                    Door::check_epoch(current, asked.current_leader_epoch).map(|()| partition)
+                    Door::check_epoch(current, asked.current_leader_epoch)
+                        .map(|()| (partition, current))
                 });
             match checked {
-                Ok(partition) => {
+                // Of an epoch that has not begun nothing is known.
+                Ok((_, current)) if asked.leader_epoch > current => answers.push(answer),
+                Ok((partition, _)) => {
                     waiting.push((t, answers.len()));
                     queries.push((
                         partition,

@@ -189,7 +189,7 @@ fn start(request: Request) -> Started {
         refused: None,
         topic: None,
         topic_refused: None,
-        out: Writer::frame(call.correlation_id, call.flexible(), 128),
+        out: Writer::frame(call.correlation_id, call.flexible(), 512),
         appends: Vec::new(),
         gaps: SmallVec::new(),
         errors: 0,
