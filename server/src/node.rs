@@ -6,11 +6,12 @@ use crate::checks;
 use crate::config::{Config, HostPort};
 use crate::lifecycle::{Crew, Note};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use trireme_engine::Engine;
 use trireme_engine::api::{EngineConfig, OpenError, ShardReply, ShardRequest};
@@ -20,6 +21,9 @@ use trireme_net::{ConnectionLimit, Door, DoorConfig, DoorCounters, ReceiveMemory
 use trireme_replication::{ControllerReply, ControllerRequest, Metadata, MetadataOptions};
 use trireme_runtime::{NodeConfig, PerCore, Port, Service};
 
+/// How long an address may still be in use by a broker that was killed just now.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
+const CLAIM_INTERVAL: Duration = Duration::from_millis(5);
 /// Ends a stop that takes too long, on the second signal.
 const EXIT_FORCED: i32 = 130;
 /// Cap of `engine.tail_memory = "auto"`.
@@ -48,7 +52,7 @@ impl Started {
 }
 
 /// Why the node did not start, or ended otherwise than asked for. One line.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NodeError(String);
 
@@ -155,7 +159,7 @@ pub fn run(config: Config, started: Started) -> Result<(), NodeError> {
             reports,
         });
     let ends = PerCore::new(ends);
-    let outcome = Arc::new(Mutex::new(Ok(())));
+    let outcome = Arc::new(OnceLock::new());
     let result = outcome.clone();
     let node = NodeConfig {
         busy_poll: plan.config.busy_poll,
@@ -167,22 +171,39 @@ pub fn run(config: Config, started: Started) -> Result<(), NodeError> {
             let ends = ends.take(core);
             let ended = core_main(core, plan, ends).await;
             if core == 0 {
-                *result.lock().expect("nobody panics with it") = ended;
+                result.set(ended).expect("core 0 ends once");
             }
         }
     })
     .map_err(|error| NodeError(checks::explain_ring_error(&error)))?;
-    let mut outcome = outcome.lock().expect("nobody panics with it");
-    std::mem::replace(&mut *outcome, Ok(()))
+    outcome
+        .get()
+        .cloned()
+        .expect("every core's main has returned")
 }
 
 /// Sees to it that nobody else listens there (the doors share their address between cores, so the kernel would not mind a
-/// second broker), and picks a port if it is 0.
-#[allow(clippy::disallowed_methods, reason = "before the runtime starts")]
+/// second broker), and picks a port if it is 0. The kernel takes a ring's sockets away some time after its process has been
+/// killed, so a broker that is started again at once has to wait for that.
+#[allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "before the runtime starts"
+)]
 fn claim(what: &str, address: SocketAddr) -> Result<SocketAddr, NodeError> {
-    std::net::TcpListener::bind(address)
-        .and_then(|listener| listener.local_addr())
-        .map_err(|error| NodeError(format!("{what} {address}: {error}")))
+    let mut waited = Duration::ZERO;
+    loop {
+        let bound = std::net::TcpListener::bind(address).and_then(|l| l.local_addr());
+        match bound {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && waited < CLAIM_PATIENCE => {
+                std::thread::sleep(CLAIM_INTERVAL);
+                waited += CLAIM_INTERVAL;
+            }
+            bound => {
+                return bound.map_err(|error| NodeError(format!("{what} {address}: {error}")));
+            }
+        }
+    }
 }
 
 /// The data directory wherever the process is looked at from.
@@ -237,6 +258,10 @@ async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
     trireme_runtime::spawn(async {
         trireme_runtime::signal::terminated().await;
         tracing::warn!("second signal: ending at once; what was acknowledged is on disk");
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "asked for: nothing is left to say"
+        )]
         std::process::exit(EXIT_FORCED);
     })
     .detach();
