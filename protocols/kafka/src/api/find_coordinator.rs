@@ -53,6 +53,8 @@ fn find(call: &Call, key_type: i8, key: KafkaString) -> Coordinator {
             node_id: call.door.metadata.image().node_id,
             host: config.advertised_host.clone().into(),
             port: i32::from(config.advertised_port),
+            // Empty rather than null, as Kafka's: there are clients that look at it in any case.
+            error_message: Some(KafkaString::default()),
             ..Default::default()
         },
         // Of all codes this is the one at which every client gives up at once and shows the text: Java has a text of its

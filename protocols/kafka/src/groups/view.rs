@@ -8,7 +8,7 @@ use super::classic::string;
 use super::error;
 use super::group::{Group, State};
 
-const GROUP_TYPE: &str = "Classic";
+const GROUP_TYPE: &str = "classic";
 
 /// Whether a group passes the filters of ListGroups; an empty filter passes all.
 pub(super) fn is_listed(group: &Group, states: &[KafkaString], types: &[KafkaString]) -> bool {

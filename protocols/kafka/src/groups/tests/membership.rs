@@ -199,7 +199,7 @@ fn lists_and_descriptions() {
     assert_eq!(list(&mut world, &[], &["consumer"]).len(), 0);
     let group = &list(&mut world, &["Empty", "Stable"], &[])[0];
     let shown = [&group.group_id, &group.protocol_type, &group.group_state, &group.group_type].map(|s| s.as_str());
-    assert_eq!(shown, [GROUP, "consumer", "Stable", "Classic"]);
+    assert_eq!(shown, [GROUP, "consumer", "Stable", "classic"]);
 
     let describe = |world: &mut World, id: &str| {
         let GroupReply::Describe(group) = world.ask(GroupRequest::Describe(ks(id))) else { panic!() };
