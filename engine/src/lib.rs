@@ -37,7 +37,6 @@ mod store;
 pub mod table;
 pub mod table_store;
 mod tail;
-pub mod time_index;
 
 pub use api::*;
 pub use data_dir::DataDir;
