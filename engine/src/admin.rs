@@ -136,11 +136,12 @@ impl Shard {
             for segment in &partition.state.borrow().segments {
                 self.files.forget(partition.id, segment.base);
             }
-            if let Err(error) = self.remove_directory(partition.id).await {
-                // It is tried again at the next start.
-                tracing::warn!(partition = %partition.id, %error, "cannot remove the files of a deleted partition");
-                return;
-            }
+        }
+        // Also where nothing is known of files: a life before this one may have made some after its last checkpoint.
+        if let Err(error) = self.remove_directory(partition.id).await {
+            // It is tried again at the next start.
+            tracing::warn!(partition = %partition.id, %error, "cannot remove the files of a deleted partition");
+            return;
         }
         self.partitions.borrow_mut().remove(&partition.id);
         partition.state.borrow_mut().segments.clear();

@@ -32,7 +32,7 @@ impl Shard {
     /// Takes and writes a checkpoint, and lets go of the log files that are no longer needed. An operating error (no space)
     /// leaves the old one in force.
     pub async fn checkpoint(self: &Rc<Self>) {
-        if let Err(error) = self.try_checkpoint(false).await {
+        if let Err(error) = self.try_checkpoint().await {
             if error.kind() == io::ErrorKind::StorageFull {
                 self.set_full(true);
             } else {
@@ -42,11 +42,11 @@ impl Shard {
         }
     }
 
-    /// The same; with `clean`, of a shard that is settled. Its body.
-    pub async fn try_checkpoint(self: &Rc<Self>, clean: bool) -> io::Result<()> {
+    /// The same, with its error.
+    pub async fn try_checkpoint(self: &Rc<Self>) -> io::Result<()> {
         let _turn = self.checkpointing.acquire(1).await;
         self.write_full_sidecars().await?;
-        let snapshot = self.snapshot(clean);
+        let snapshot = self.snapshot(false);
         self.draining.set(self.draining.get() + 1);
         self.commit.notify_one();
         for (partition, offset) in &snapshot.awaited {
@@ -64,6 +64,21 @@ impl Shard {
         self.room.notify_all();
         self.commit.notify_one();
         Ok(())
+    }
+
+    /// The last two checkpoints of a shard that is settled, the same in both slots, and both closed.
+    pub async fn close_checkpoints(&self) -> io::Result<()> {
+        let _turn = self.checkpointing.acquire(1).await;
+        let snapshot = self.snapshot(true);
+        debug_assert!(snapshot.awaited.is_empty());
+        self.sync_names().await?;
+        let number = self.checkpoint_number.get();
+        for number in [number + 1, number + 2] {
+            self.write_slot(number, &snapshot.body).await?;
+            self.checkpoint_number.set(number);
+        }
+        self.close_slot(number + 1, true).await?;
+        self.close_slot(number + 2, true).await
     }
 
     fn snapshot(&self, clean: bool) -> Snapshot {

@@ -325,11 +325,7 @@ impl Shard {
         for worker in workers {
             worker.await?;
         }
-        let number = self.checkpoint_number.get();
-        self.try_checkpoint(true).await?;
-        self.try_checkpoint(true).await?;
-        self.close_slot(number + 1, true).await?;
-        self.close_slot(number + 2, true).await
+        self.close_checkpoints().await
     }
 
     /// Brings everything of a partition to its files, with their exact lengths.

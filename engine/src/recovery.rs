@@ -75,6 +75,9 @@ pub(crate) async fn open(
     for replayed in replay.partitions.values() {
         settle(&shard, replayed).await?;
     }
+    if unclean {
+        remove_orphans(&shard).await.map_err(at(shard.path(DataPath::PartitionsRoot)))?;
+    }
     persist_cut(&shard, &checkpoint).await.map_err(at(shard.path(DataPath::Shard(id))))?;
     if unclean {
         tracing::info!(
@@ -426,12 +429,33 @@ async fn settle(shard: &Rc<Shard>, replayed: &Replayed) -> Result<(), OpenError>
     Ok(())
 }
 
+/// Removes the files of segments that were begun and of which nothing became durable. Before the first append, which may
+/// begin a segment of the same name.
+async fn remove_orphans(shard: &Rc<Shard>) -> io::Result<()> {
+    let root = shard.path(DataPath::PartitionsRoot);
+    for directory in fs::read_dir(&root).await? {
+        let relative = format!("{}/{}", DataPath::PartitionsRoot.relative(), directory.name);
+        let Some(DataPath::Partition(id)) = DataPath::parse(&relative) else { continue };
+        let Some(partition) = shard.partition(&id) else { continue };
+        for file in fs::read_dir(root.join(&directory.name)).await? {
+            let Some(DataPath::Segment { base_offset, .. }) = DataPath::parse(&format!("{relative}/{}", file.name)) else {
+                continue;
+            };
+            if partition.state.borrow().segment(base_offset).is_none() {
+                tracing::info!(partition = %id, file = file.name, "removing a file of a segment that never came to be");
+                fs::remove_file(root.join(&directory.name).join(&file.name)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Makes the cut durable in both slots.
 async fn persist_cut(shard: &Rc<Shard>, checkpoint: &Checkpoint) -> io::Result<()> {
     if checkpoint.closed {
         shard.close_slot(checkpoint.number, false).await?;
     }
     // Twice: the older slot must not lead into an incarnation that is over.
-    shard.try_checkpoint(false).await?;
-    shard.try_checkpoint(false).await
+    shard.try_checkpoint().await?;
+    shard.try_checkpoint().await
 }

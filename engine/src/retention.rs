@@ -162,7 +162,8 @@ impl Shard {
             first.busy = true;
         }
         self.files.forget(partition.id, base);
-        if has_files && let Err(error) = self.remove_segment_files(partition, base).await {
+        // Also where nothing is known of files: a life before this one may have made some after its last checkpoint.
+        if let Err(error) = self.remove_segment_files(partition, base).await {
             tracing::warn!(partition = %partition.id, base, %error, "cannot remove an old segment");
             if let Some(first) = partition.state.borrow_mut().segment_mut(base) {
                 first.busy = false;
@@ -194,6 +195,8 @@ impl Shard {
                 other => other?,
             }
         }
+        // That they are gone is durable with the next checkpoint, which no longer lists them.
+        self.unsynced.borrow_mut().insert(self.path(DataPath::Partition(partition.id)));
         Ok(())
     }
 }

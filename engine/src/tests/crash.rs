@@ -54,9 +54,19 @@ fn random_lives(seed: u64, scale: Scale, config_of: impl Fn(EngineConfig) -> Eng
                 stats.groups, stats.direct_runs, stats.flushes, stats.checkpoints, stats.carried_bytes, stats.unflushed_bytes
             );
         });
+        fsck(dir.path(), is_clean);
         dice.roll(7 + round);
     }
     drop(Rc::try_unwrap(model));
+}
+
+/// With TRIREME_FSCK=PATH the checker has a look at what every life leaves behind.
+fn fsck(dir: &std::path::Path, is_clean: bool) {
+    let Ok(program) = std::env::var("TRIREME_FSCK") else { return };
+    let output = std::process::Command::new(program).arg("verify").arg(dir).output().expect("fsck runs");
+    let code = output.status.code().expect("an exit code");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(code == 0 || (code == 1 && !is_clean), "fsck says {code}: {said}");
 }
 
 const SMALL: Scale = Scale { partitions: 5, segment_bytes: 1 << 20, steps: 30, batch_bytes_max: 20_000, burst: 60 };
