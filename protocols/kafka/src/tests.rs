@@ -239,7 +239,8 @@ fn batch(values: &[&str]) -> Bytes {
         producer_epoch: -1,
         timestamp_type: TimestampType::Creation,
         offset: index as i64,
-        sequence: -1,
+        // The encoder makes one batch only of records whose sequences follow each other.
+        sequence: index as i32,
         timestamp: trireme_runtime::unix_ms(),
         key: None,
         value: Some(Bytes::copy_from_slice(value.as_bytes())),
