@@ -232,7 +232,8 @@ impl Writer {
     /// answer, so the connection must be closed then.
     pub async fn write(&mut self, segments: Vec<Segment>) -> Result<(), WriteError> {
         self.side.status.writing.set(true);
-        let result = self.write_all(segments).await;
+        // On the heap, so that a connection that is not sending does not carry the state of sending about.
+        let result = Box::pin(self.write_all(segments)).await;
         self.side.status.writing.set(false);
         match (result, self.side.status.closed.get()) {
             (Err(_), Some(reason)) => Err(WriteError::Closed(reason)),

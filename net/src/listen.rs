@@ -238,7 +238,8 @@ where
                 task: None,
             },
         );
-        let future = (self.on_connection)(connection);
+        // On the heap by itself: a future that awaits one it was given by value has room for two.
+        let future = Box::pin((self.on_connection)(connection));
         let task = spawn(async move {
             let _leave = leave;
             future.await;
