@@ -28,12 +28,20 @@ impl AppendCall {
     }
 
     /// Notes an answer; where it may be given only later, a ticket for it.
-    pub fn answer(self: &Rc<Self>, result: Result<Appended, AppendError>, due: Option<Offset>) -> Option<Ticket> {
+    pub fn answer(
+        self: &Rc<Self>,
+        result: Result<Appended, AppendError>,
+        due: Option<Offset>,
+    ) -> Option<Ticket> {
         let mut results = self.results.borrow_mut();
         results.push(result);
         due.map(|offset| {
             self.outstanding.set(self.outstanding.get() + 1);
-            Ticket { offset, slot: results.len() as u32 - 1, call: self.clone() }
+            Ticket {
+                offset,
+                slot: results.len() as u32 - 1,
+                call: self.clone(),
+            }
         })
     }
 

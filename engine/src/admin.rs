@@ -30,10 +30,16 @@ impl Shard {
         partitions: Vec<(PartitionRef, PartitionConfig)>,
     ) -> Vec<Result<(), EngineError>> {
         if self.closing.get() {
-            return partitions.iter().map(|_| Err(EngineError::ShuttingDown)).collect();
+            return partitions
+                .iter()
+                .map(|_| Err(EngineError::ShuttingDown))
+                .collect();
         }
         if self.full.get() {
-            return partitions.iter().map(|_| Err(EngineError::StorageFull)).collect();
+            return partitions
+                .iter()
+                .map(|_| Err(EngineError::StorageFull))
+                .collect();
         }
         let mut results = Vec::with_capacity(partitions.len());
         for (reference, config) in partitions {
@@ -49,7 +55,10 @@ impl Shard {
                     let epoch = self.epoch.get();
                     let partition = Rc::new(Partition::new(reference.id, config, epoch as u32, 0));
                     self.partitions.borrow_mut().insert(reference.id, partition);
-                    let entry = Entry { leader_epoch: epoch, ..Entry::new(RecordType::Create, reference.id) };
+                    let entry = Entry {
+                        leader_epoch: epoch,
+                        ..Entry::new(RecordType::Create, reference.id)
+                    };
                     self.submit_lazily(entry);
                     Ok(())
                 }
@@ -69,7 +78,10 @@ impl Shard {
     }
 
     /// See [`Engine::delete`](crate::Engine::delete).
-    pub async fn delete(self: &Rc<Self>, partitions: Vec<PartitionRef>) -> Vec<Result<(), EngineError>> {
+    pub async fn delete(
+        self: &Rc<Self>,
+        partitions: Vec<PartitionRef>,
+    ) -> Vec<Result<(), EngineError>> {
         let mut results = Vec::with_capacity(partitions.len());
         let mut deleted = Vec::new();
         for reference in partitions {
@@ -107,9 +119,13 @@ impl Shard {
         partition.gone.set(true);
         let delay_ms = {
             let mut inner = partition.state.borrow_mut();
-            inner.tickets.drain(..).for_each(|ticket| ticket.fail(AppendError::UnknownPartition));
+            inner
+                .tickets
+                .drain(..)
+                .for_each(|ticket| ticket.fail(AppendError::UnknownPartition));
             inner.waits.drain(..).for_each(|wait| wait.change());
-            self.unflushed.set(self.unflushed.get().saturating_sub(inner.unflushed()));
+            self.unflushed
+                .set(self.unflushed.get().saturating_sub(inner.unflushed()));
             let freed = inner.tail.clear();
             self.give_memory(freed);
             inner.spans.clear();
@@ -118,13 +134,20 @@ impl Shard {
             inner.config.file_delete_delay_ms
         };
         let (shard, partition) = (self.clone(), partition.clone());
-        spawn_with(Share::Background, async move { shard.remove_partition(&partition, delay_ms).await }).detach();
+        spawn_with(Share::Background, async move {
+            shard.remove_partition(&partition, delay_ms).await
+        })
+        .detach();
     }
 
     async fn remove_partition(&self, partition: &Rc<Partition>, delay_ms: i64) {
         let has_files = {
             let inner = partition.state.borrow();
-            inner.has_directory || inner.segments.iter().any(|segment| segment.allocated > 0 || segment.placing)
+            inner.has_directory
+                || inner
+                    .segments
+                    .iter()
+                    .any(|segment| segment.allocated > 0 || segment.placing)
         };
         if has_files {
             sleep(Duration::from_millis(delay_ms.max(0) as u64)).await;
@@ -162,8 +185,14 @@ impl Shard {
     }
 
     /// See [`Engine::configure`](crate::Engine::configure).
-    pub fn configure(&self, reference: PartitionRef, config: PartitionConfig) -> Result<(), EngineError> {
-        let partition = self.partition(&reference.id).ok_or(EngineError::UnknownPartition)?;
+    pub fn configure(
+        &self,
+        reference: PartitionRef,
+        config: PartitionConfig,
+    ) -> Result<(), EngineError> {
+        let partition = self
+            .partition(&reference.id)
+            .ok_or(EngineError::UnknownPartition)?;
         let config = self.configs.borrow_mut().share(config);
         partition.state.borrow_mut().config = config;
         Ok(())
@@ -171,18 +200,35 @@ impl Shard {
 
     pub fn list(&self) -> Vec<PartitionRef> {
         let all = self.all_partitions();
-        let living = all.iter().filter(|partition| !partition.state.borrow().deleting);
-        living.map(|partition| PartitionRef { id: partition.id, shard: self.id }).collect()
+        let living = all
+            .iter()
+            .filter(|partition| !partition.state.borrow().deleting);
+        living
+            .map(|partition| PartitionRef {
+                id: partition.id,
+                shard: self.id,
+            })
+            .collect()
     }
 
     pub fn describe(&self, reference: &PartitionRef) -> Result<PartitionInfo, ReadError> {
-        let partition = self.partition(&reference.id).ok_or(ReadError::UnknownPartition)?;
+        let partition = self
+            .partition(&reference.id)
+            .ok_or(ReadError::UnknownPartition)?;
         let inner = partition.state.borrow();
-        let kept = || inner.segments.iter().filter(|segment| segment.end > inner.log_start);
+        let kept = || {
+            inner
+                .segments
+                .iter()
+                .filter(|segment| segment.end > inner.log_start)
+        };
         let producers = inner.producers.snapshot().map(|producer| ProducerInfo {
             producer_id: producer.producer_id,
             epoch: producer.epoch,
-            last_sequence: producer.batches.last().map_or(-1, |batch| batch.last_sequence),
+            last_sequence: producer
+                .batches
+                .last()
+                .map_or(-1, |batch| batch.last_sequence),
             last_timestamp_ms: producer.last_seen_ms,
         });
         Ok(PartitionInfo {
@@ -192,7 +238,10 @@ impl Shard {
             log_end: inner.next_offset,
             leader_epoch: self.epoch.get(),
             segments: kept().count() as u32,
-            max_timestamp_ms: kept().map(|segment| segment.max_timestamp).max().unwrap_or(-1),
+            max_timestamp_ms: kept()
+                .map(|segment| segment.max_timestamp)
+                .max()
+                .unwrap_or(-1),
             producers: producers.collect(),
         })
     }

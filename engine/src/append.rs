@@ -34,7 +34,9 @@ impl Shard {
         let ticket = call.answer(Ok(appended), waits.then_some(appended.last_offset));
         if let (Some(partition), Some(ticket)) = (partition, ticket) {
             let mut inner = partition.state.borrow_mut();
-            let at = inner.tickets.partition_point(|other| other.offset <= ticket.offset);
+            let at = inner
+                .tickets
+                .partition_point(|other| other.offset <= ticket.offset);
             inner.tickets.insert(at, ticket);
         }
     }
@@ -44,7 +46,11 @@ impl Shard {
     }
 
     /// The answer, and whether it must wait until its offsets are durable.
-    fn append_to(self: &Rc<Self>, partition: &Rc<Partition>, append: &Append) -> Result<(Appended, bool), AppendError> {
+    fn append_to(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        append: &Append,
+    ) -> Result<(Appended, bool), AppendError> {
         let mut inner = partition.state.borrow_mut();
         let inner = &mut *inner;
         if self.closing.get() {
@@ -66,7 +72,11 @@ impl Shard {
         let relaxed = config.durability == Durability::Relaxed && !self.is_pressed();
         match verdict {
             Verdict::Append => {}
-            Verdict::Duplicate { base_offset, last_offset, timestamp_ms } => {
+            Verdict::Duplicate {
+                base_offset,
+                last_offset,
+                timestamp_ms,
+            } => {
                 let appended = Appended {
                     base_offset,
                     last_offset,
@@ -95,11 +105,21 @@ impl Shard {
         let base_offset = inner.next_offset;
         let epoch = self.epoch.get();
         inner.epochs.assign(epoch, base_offset);
-        let mut stamp = Stamp { epoch, now_ms, records: 0 };
+        let mut stamp = Stamp {
+            epoch,
+            now_ms,
+            records: 0,
+        };
         let mut position = 0;
         for header in headers {
             let total = header.total_bytes().expect("checked");
-            self.append_batch(partition, inner, &config, &append.batches[position..position + total], &mut stamp);
+            self.append_batch(
+                partition,
+                inner,
+                &config,
+                &append.batches[position..position + total],
+                &mut stamp,
+            );
             position += total;
         }
         let appended = Appended {
@@ -109,7 +129,8 @@ impl Shard {
             log_start: inner.log_start,
             duplicate: false,
         };
-        self.pending.set(self.pending.get() + append.batches.len() as u64);
+        self.pending
+            .set(self.pending.get() + append.batches.len() as u64);
         inner.pending_bytes += append.batches.len() as u64;
         let mut stats = self.stats.borrow_mut();
         stats.appended_bytes += append.batches.len() as u64;
@@ -140,7 +161,13 @@ impl Shard {
         }
         let view = BatchHeader::view(&header).expect("61 bytes");
         let max_timestamp = view.latest_timestamp();
-        if must_roll(inner, config, bytes.len() as u64, max_timestamp, stamp.now_ms) {
+        if must_roll(
+            inner,
+            config,
+            bytes.len() as u64,
+            max_timestamp,
+            stamp.now_ms,
+        ) {
             if let Some(last) = inner.segments.last_mut() {
                 last.rolled = true;
                 if last.head_on_disk && last.flushed == last.length {
@@ -152,14 +179,20 @@ impl Shard {
             }
             inner.segments.push(Segment::new(base_offset, stamp.now_ms));
         }
-        let note = BatchNote { base_offset, last_offset: view.last_offset(), max_timestamp };
+        let note = BatchNote {
+            base_offset,
+            last_offset: view.last_offset(),
+            max_timestamp,
+        };
         let segment = inner.segments.last_mut().expect("one was made");
         let (base, at) = (segment.base, segment.length);
         segment.note_batch(at, &note, index_interval(config));
         segment.length += bytes.len() as u64;
         let chunk_max = self.chunk_max_of(inner, bytes.len());
         let taken = inner.tail.append(base, at, &header, chunk_max)
-            + inner.tail.append(base, at + HEADER_BYTES as u64, payload, chunk_max);
+            + inner
+                .tail
+                .append(base, at + HEADER_BYTES as u64, payload, chunk_max);
         inner.tail.mark(base, at, base_offset);
         if taken > 0 {
             self.take_memory(taken);
@@ -181,7 +214,11 @@ impl Shard {
 
     fn chunk_max_of(&self, inner: &PartitionInner, batch_bytes: usize) -> usize {
         // Most appends fit into the chunk that is there, and need no look at the number of partitions.
-        if inner.tail.chunk_count() == 0 && batch_bytes < SUM_BLOCK { SUM_BLOCK } else { self.chunk_max() }
+        if inner.tail.chunk_count() == 0 && batch_bytes < SUM_BLOCK {
+            SUM_BLOCK
+        } else {
+            self.chunk_max()
+        }
     }
 }
 
@@ -206,14 +243,21 @@ fn log_append_time(config: &PartitionConfig, time_ms: i64) -> i64 {
 type Headers<'a> = SmallVec<[&'a BatchHeader; 2]>;
 
 /// The headers of what is to be appended: whole batches, each within the partition's limits.
-fn checked_headers<'a>(bytes: &'a [u8], config: &PartitionConfig, now_ms: i64) -> Result<Headers<'a>, AppendError> {
+fn checked_headers<'a>(
+    bytes: &'a [u8],
+    config: &PartitionConfig,
+    now_ms: i64,
+) -> Result<Headers<'a>, AppendError> {
     let mut headers = Headers::new();
     for raw in Batches::new(bytes) {
         let raw = raw.map_err(|_| AppendError::Invalid("bytes that are no batches"))?;
         let header = raw.header();
         let total = raw.bytes().len() as u64;
         if total > u64::from(config.max_batch_bytes) {
-            return Err(AppendError::BatchTooLarge { bytes: total, max: config.max_batch_bytes });
+            return Err(AppendError::BatchTooLarge {
+                bytes: total,
+                max: config.max_batch_bytes,
+            });
         }
         if header.last_offset_delta() < 0 || header.records_count() < 0 {
             return Err(AppendError::Invalid("a batch without offsets"));
@@ -235,8 +279,16 @@ fn checked_headers<'a>(bytes: &'a [u8], config: &PartitionConfig, now_ms: i64) -
     Ok(headers)
 }
 
-fn must_roll(inner: &PartitionInner, config: &PartitionConfig, bytes: u64, max_timestamp: i64, now_ms: i64) -> bool {
-    let Some(segment) = inner.segments.last() else { return true };
+fn must_roll(
+    inner: &PartitionInner,
+    config: &PartitionConfig,
+    bytes: u64,
+    max_timestamp: i64,
+    now_ms: i64,
+) -> bool {
+    let Some(segment) = inner.segments.last() else {
+        return true;
+    };
     if segment.rolled {
         return true;
     }

@@ -14,7 +14,9 @@ use trireme_runtime::{AlignedBuf, abort};
 use crate::files::open_direct;
 use crate::ids::Offset;
 use crate::layout::BLOCK;
-use crate::layout::checkpoint::{CheckpointBody, PartitionState, encode_checkpoint, set_closed, slot_of};
+use crate::layout::checkpoint::{
+    CheckpointBody, PartitionState, encode_checkpoint, set_closed, slot_of,
+};
 use crate::layout::paths::DataPath;
 use crate::partition::Partition;
 use crate::shard::Shard;
@@ -59,7 +61,9 @@ impl Shard {
         let number = self.checkpoint_number.get() + 1;
         self.write_slot(number, &snapshot.body).await?;
         self.checkpoint_number.set(number);
-        self.log.borrow_mut().release(slot_of(number), snapshot.ordinal);
+        self.log
+            .borrow_mut()
+            .release(slot_of(number), snapshot.ordinal);
         self.stats.borrow_mut().checkpoints += 1;
         self.room.notify_all();
         self.commit.notify_one();
@@ -99,10 +103,15 @@ impl Shard {
                 created_epoch: inner.created_epoch,
                 log_start: inner.log_start,
                 next_offset: inner.next_offset,
-                replay_from_sequence: first.map_or(next_sequence, |span| span.sequence.min(next_sequence)),
+                replay_from_sequence: first
+                    .map_or(next_sequence, |span| span.sequence.min(next_sequence)),
                 segments: match partition.gone.get() {
                     true => Vec::new(),
-                    false => inner.segments.iter().map(|segment| segment.state()).collect(),
+                    false => inner
+                        .segments
+                        .iter()
+                        .map(|segment| segment.state())
+                        .collect(),
                 },
                 epochs: inner.epochs.entries().to_vec(),
                 producers: inner.producers.snapshot().collect(),
@@ -119,7 +128,11 @@ impl Shard {
             files: log.file_states(),
             partitions: states,
         };
-        Snapshot { body, ordinal, awaited }
+        Snapshot {
+            body,
+            ordinal,
+            awaited,
+        }
     }
 
     /// Writes the sidecar blocks that are full, so that checkpoints stay small.
@@ -132,9 +145,17 @@ impl Shard {
                         && segment.allocated > 0
                         && !segment.busy
                         && !segment.head_on_disk
-                        && segment.sums.full_blocks() + segment.index.full_blocks() + segment.time_index.full_blocks() > 0
+                        && segment.sums.full_blocks()
+                            + segment.index.full_blocks()
+                            + segment.time_index.full_blocks()
+                            > 0
                 };
-                inner.segments.iter().filter(due).map(|segment| segment.base).collect()
+                inner
+                    .segments
+                    .iter()
+                    .filter(due)
+                    .map(|segment| segment.base)
+                    .collect()
             };
             for base in due {
                 if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
@@ -155,7 +176,9 @@ impl Shard {
     pub async fn sync_names(&self) -> io::Result<()> {
         loop {
             // In order: a parent's name sorts before what is in it.
-            let Some(directory) = self.unsynced.borrow_mut().pop_first() else { return Ok(()) };
+            let Some(directory) = self.unsynced.borrow_mut().pop_first() else {
+                return Ok(());
+            };
             sync_directory(&directory).await;
         }
     }
@@ -171,15 +194,23 @@ impl Shard {
     /// Writes checkpoint `number` to its slot. Durable when it returns.
     pub async fn write_slot(&self, number: u64, body: &CheckpointBody) -> io::Result<()> {
         let bytes = encode_checkpoint(self.id, self.directory_id, number, body);
-        let path = self.path(DataPath::Checkpoint { shard: self.id, slot: slot_of(number) });
+        let path = self.path(DataPath::Checkpoint {
+            shard: self.id,
+            slot: slot_of(number),
+        });
         write_slot_bytes(&path, &bytes).await
     }
 
     /// Sets or clears the mark that says that both slots are durable, in the slot of checkpoint `number`.
     pub async fn close_slot(&self, number: u64, closed: bool) -> io::Result<()> {
-        let path = self.path(DataPath::Checkpoint { shard: self.id, slot: slot_of(number) });
+        let path = self.path(DataPath::Checkpoint {
+            shard: self.id,
+            slot: slot_of(number),
+        });
         let file = open_direct(&path, OpenOptions::READ_WRITE).await?;
-        let (result, mut block) = file.read_exact_at(AlignedBuf::with_capacity(BLOCK), 0, BLOCK).await;
+        let (result, mut block) = file
+            .read_exact_at(AlignedBuf::with_capacity(BLOCK), 0, BLOCK)
+            .await;
         result?;
         set_closed(&mut block, closed);
         let (result, _) = file.write_durable_at(block, 0).await;
@@ -210,7 +241,9 @@ pub(crate) async fn write_slot_bytes(path: &std::path::Path, bytes: &[u8]) -> io
     }
     if file.size().await? > bytes.len() as u64 {
         file.truncate(bytes.len() as u64).await?;
-        file.sync_all().await.unwrap_or_else(|error| abort(&format!("{}: {error}", path.display())));
+        file.sync_all()
+            .await
+            .unwrap_or_else(|error| abort(&format!("{}: {error}", path.display())));
     }
     if is_new {
         fs::sync_dir(path.parent().expect("a slot lies in a directory")).await?;

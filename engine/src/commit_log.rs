@@ -136,7 +136,9 @@ impl CommitLog {
 
     /// The next file, and the number of its use to come.
     pub fn peek_spare(&self) -> Option<(u32, u32)> {
-        self.spare.front().map(|file| (file.index, file.file_use + 1))
+        self.spare
+            .front()
+            .map(|file| (file.index, file.file_use + 1))
     }
 
     /// Goes on in the first spare file.
@@ -161,7 +163,12 @@ impl CommitLog {
         let mut extents: Vec<LogExtent> = self
             .earlier
             .iter()
-            .filter_map(|extent| Some(LogExtent { first: first_of(extent.incarnation)?, ..*extent }))
+            .filter_map(|extent| {
+                Some(LogExtent {
+                    first: first_of(extent.incarnation)?,
+                    ..*extent
+                })
+            })
             .collect();
         let first = match end {
             Some(end) => end,
@@ -172,7 +179,9 @@ impl CommitLog {
             nonce: self.identity.nonce,
             first,
             end,
-            durable_through: self.durable_through.min(end.map_or(u64::MAX, |end| end.sequence - 1)),
+            durable_through: self
+                .durable_through
+                .min(end.map_or(u64::MAX, |end| end.sequence - 1)),
         });
         extents
     }
@@ -182,7 +191,11 @@ impl CommitLog {
         let used = self.used.iter().map(|used| &used.file);
         let mut files: Vec<LogFileState> = used
             .chain(&self.spare)
-            .map(|file| LogFileState { index: file.index, file_use: file.file_use, size_bytes: file.size })
+            .map(|file| LogFileState {
+                index: file.index,
+                file_use: file.file_use,
+                size_bytes: file.size,
+            })
             .collect();
         files.sort_unstable_by_key(|file| file.index);
         files
@@ -197,7 +210,10 @@ impl CommitLog {
             self.spare.push_back(used.file);
         }
         let used = &self.used;
-        self.earlier.retain(|extent| used.iter().any(|file| file.incarnation == extent.incarnation));
+        self.earlier.retain(|extent| {
+            used.iter()
+                .any(|file| file.incarnation == extent.incarnation)
+        });
     }
 
     pub fn take_index(&mut self) -> u32 {
@@ -207,13 +223,23 @@ impl CommitLog {
 
     /// Size of the file to be made next: each four times the largest so far, up to `max`.
     pub fn next_size(&self, max: u64) -> u64 {
-        let largest = self.used.iter().map(|used| used.file.size).chain(self.spare.iter().map(|file| file.size)).max();
+        let largest = self
+            .used
+            .iter()
+            .map(|used| used.file.size)
+            .chain(self.spare.iter().map(|file| file.size))
+            .max();
         largest.map_or(max, |largest| (largest * 4).min(max))
     }
 }
 
 /// Creates a log file and really writes zeros to all of it. Durable, name included, when it returns.
-pub(crate) async fn create_file(data_dir: &Path, shard: u16, index: u32, size: u64) -> io::Result<LogFile> {
+pub(crate) async fn create_file(
+    data_dir: &Path,
+    shard: u16,
+    index: u32,
+    size: u64,
+) -> io::Result<LogFile> {
     let path = DataPath::Log { shard, file: index }.below(data_dir);
     if fs::exists(&path).await? {
         fs::remove_file(&path).await?;
@@ -231,12 +257,30 @@ pub(crate) async fn create_file(data_dir: &Path, shard: u16, index: u32, size: u
     }
     file.sync_all().await?;
     fs::sync_dir(path.parent().unwrap_or(data_dir)).await?;
-    Ok(LogFile { index, file_use: 0, size, file })
+    Ok(LogFile {
+        index,
+        file_use: 0,
+        size,
+        file,
+    })
 }
 
 /// Opens a log file that exists.
-pub(crate) async fn open_file(data_dir: &Path, shard: u16, state: &LogFileState) -> io::Result<LogFile> {
-    let path: PathBuf = DataPath::Log { shard, file: state.index }.below(data_dir);
+pub(crate) async fn open_file(
+    data_dir: &Path,
+    shard: u16,
+    state: &LogFileState,
+) -> io::Result<LogFile> {
+    let path: PathBuf = DataPath::Log {
+        shard,
+        file: state.index,
+    }
+    .below(data_dir);
     let file = open_direct(&path, OpenOptions::READ_WRITE).await?;
-    Ok(LogFile { index: state.index, file_use: state.file_use, size: state.size_bytes, file })
+    Ok(LogFile {
+        index: state.index,
+        file_use: state.file_use,
+        size: state.size_bytes,
+        file,
+    })
 }

@@ -113,7 +113,9 @@ impl Shard {
 
     /// Whether batches may go to the log now: not while too much is unflushed.
     fn may_take_runs(&self) -> bool {
-        self.unflushed.get() <= self.unflushed_limit() || self.closing.get() || self.draining.get() > 0
+        self.unflushed.get() <= self.unflushed_limit()
+            || self.closing.get()
+            || self.draining.get() > 0
     }
 }
 
@@ -124,7 +126,10 @@ fn build(shard: &Rc<Shard>) -> Group {
     let mut queue = shard.queue.borrow_mut();
     // Lazy records alone make no group.
     let is_idle = queue.partitions.is_empty() && queue.carries.is_empty();
-    if is_idle && queue.controls.iter().all(|control| control.done.is_none()) && !shard.closing.get() {
+    if is_idle
+        && queue.controls.iter().all(|control| control.done.is_none())
+        && !shard.closing.get()
+    {
         return group;
     }
     while let Some(control) = queue.controls.front() {
@@ -138,7 +143,10 @@ fn build(shard: &Rc<Shard>) -> Group {
     }
     while let Some(partition) = queue.carries.front().cloned() {
         let runs = shard.carried_runs(&partition);
-        let len = runs.iter().map(|(entry, _)| entry.len as usize).sum::<usize>();
+        let len = runs
+            .iter()
+            .map(|(entry, _)| entry.len as usize)
+            .sum::<usize>();
         if group_len(group.records() + runs.len(), group.payload_len + len) > max {
             if group_len(runs.len(), len) > CARRY_GROUP_BYTES_MAX {
                 // Too much to carry: the flusher will see that.
@@ -151,7 +159,13 @@ fn build(shard: &Rc<Shard>) -> Group {
         queue.carries.pop_front();
         for (entry, pieces) in runs {
             group.payload_len += entry.len as usize;
-            group.runs.push(Run { partition: partition.clone(), entry, pieces, head: Vec::new(), direct: None });
+            group.runs.push(Run {
+                partition: partition.clone(),
+                entry,
+                pieces,
+                head: Vec::new(),
+                direct: None,
+            });
         }
     }
     if !shard.may_take_runs() {
@@ -224,8 +238,16 @@ pub(crate) fn joined(first: Piece, next: &Piece) -> Piece {
 }
 
 /// The directory entry of a run, and its bytes counted as handed to the log.
-pub(crate) fn entry_of(kind: RecordType, id: PartitionId, inner: &mut PartitionInner, piece: &Piece, epoch: i32) -> Entry {
-    let segment = inner.segment_mut(piece.segment).expect("pending bytes are in a segment");
+pub(crate) fn entry_of(
+    kind: RecordType,
+    id: PartitionId,
+    inner: &mut PartitionInner,
+    piece: &Piece,
+    epoch: i32,
+) -> Entry {
+    let segment = inner
+        .segment_mut(piece.segment)
+        .expect("pending bytes are in a segment");
     let position = segment.logged;
     segment.logged += u64::from(piece.bytes);
     inner.pending_bytes -= u64::from(piece.bytes);
@@ -245,14 +267,26 @@ pub(crate) fn entry_of(kind: RecordType, id: PartitionId, inner: &mut PartitionI
 fn logged_run(partition: &Rc<Partition>, inner: &mut PartitionInner, piece: Piece) -> Run {
     let epoch = inner.epochs.latest().map_or(0, |latest| latest.epoch);
     let entry = entry_of(RecordType::Append, partition.id, inner, &piece, epoch);
-    let pieces = inner.tail.pieces(piece.segment, entry.position, entry.end_position());
-    Run { partition: partition.clone(), entry, pieces, head: Vec::new(), direct: None }
+    let pieces = inner
+        .tail
+        .pieces(piece.segment, entry.position, entry.end_position());
+    Run {
+        partition: partition.clone(),
+        entry,
+        pieces,
+        head: Vec::new(),
+        direct: None,
+    }
 }
 
 /// Writes a group and answers for it.
 async fn write(shard: &Rc<Shard>, mut group: Group, buf: AlignedBuf) -> AlignedBuf {
     // The blocks of direct runs are on their way while the group is written.
-    let directs: Vec<_> = group.runs.iter_mut().map(|run| run.direct.take().map(|direct| direct.start(shard))).collect();
+    let directs: Vec<_> = group
+        .runs
+        .iter_mut()
+        .map(|run| run.direct.take().map(|direct| direct.start(shard)))
+        .collect();
     let mut records: Vec<PendingRecord<'_>> = Vec::with_capacity(group.records());
     for control in &group.controls {
         records.push(if control.payload.is_empty() {
@@ -267,7 +301,10 @@ async fn write(shard: &Rc<Shard>, mut group: Group, buf: AlignedBuf) -> AlignedB
             payload.push(&run.head);
         }
         payload.extend(run.pieces.iter().map(|piece| &**piece));
-        records.push(PendingRecord { entry: run.entry, payload });
+        records.push(PendingRecord {
+            entry: run.entry,
+            payload,
+        });
     }
     let (buf, sequence) = write_records(shard, &records, buf).await;
     drop(records);
@@ -285,7 +322,9 @@ async fn write(shard: &Rc<Shard>, mut group: Group, buf: AlignedBuf) -> AlignedB
     for (run, direct) in group.runs.into_iter().zip(directs) {
         match direct {
             Some(direct) => direct.logged(sequence),
-            None if run.entry.kind == RecordType::Carried => shard.complete_carry(&run.partition, &run.entry, sequence),
+            None if run.entry.kind == RecordType::Carried => {
+                shard.complete_carry(&run.partition, &run.entry, sequence)
+            }
             None => shard.complete(&run.partition, &run.entry, sequence),
         }
     }
@@ -295,7 +334,11 @@ async fn write(shard: &Rc<Shard>, mut group: Group, buf: AlignedBuf) -> AlignedB
 }
 
 /// One write made durable: the group's sequence.
-async fn write_records(shard: &Rc<Shard>, records: &[PendingRecord<'_>], mut buf: AlignedBuf) -> (AlignedBuf, u64) {
+async fn write_records(
+    shard: &Rc<Shard>,
+    records: &[PendingRecord<'_>],
+    mut buf: AlignedBuf,
+) -> (AlignedBuf, u64) {
     let (file, next, info) = {
         let log = shard.log.borrow();
         let context = GroupContext {
@@ -316,10 +359,17 @@ async fn write_records(shard: &Rc<Shard>, records: &[PendingRecord<'_>], mut buf
     let start = now();
     let (result, buf) = file.write_durable_at(buf, next.position).await;
     if let Err(error) = result {
-        abort(&format!("commit log of shard {}: file {} at {}: {error}", shard.id, next.file, next.position));
+        abort(&format!(
+            "commit log of shard {}: file {} at {}: {error}",
+            shard.id, next.file, next.position
+        ));
     }
     let micros = (start.elapsed().as_nanos() / 1000) as u64;
-    shard.stats.borrow_mut().sync_latency_us.saturating_record(micros.max(1));
+    shard
+        .stats
+        .borrow_mut()
+        .sync_latency_us
+        .saturating_record(micros.max(1));
     shard.pacer.borrow_mut().commit(micros, buf.len());
     let mut log = shard.log.borrow_mut();
     if log.spare.is_empty() && log.next.position * 4 > log.current().file.size {
@@ -353,8 +403,15 @@ async fn switch_file(shard: &Rc<Shard>, buf: AlignedBuf) -> AlignedBuf {
             None => shard.room.notified().await,
         }
     };
-    let end = FileEnd { next_file: spare.0, next_file_use: spare.1 }.encode();
-    let record = PendingRecord::with_payload(Entry::new(RecordType::FileEnd, PartitionId::default()), &end);
+    let end = FileEnd {
+        next_file: spare.0,
+        next_file_use: spare.1,
+    }
+    .encode();
+    let record = PendingRecord::with_payload(
+        Entry::new(RecordType::FileEnd, PartitionId::default()),
+        &end,
+    );
     let (buf, _) = write_records(shard, &[record], buf).await;
     shard.log.borrow_mut().switch_file();
     shard.spare_wanted.notify_one();
@@ -372,14 +429,27 @@ impl Shard {
         if partition.gone.get() {
             return;
         }
-        self.note_span(partition, inner, entry.segment_base, entry.end_position(), sequence);
-        let segment = inner.segment_mut(entry.segment_base).expect("a partition that lives keeps what is not durable");
+        self.note_span(
+            partition,
+            inner,
+            entry.segment_base,
+            entry.end_position(),
+            sequence,
+        );
+        let segment = inner
+            .segment_mut(entry.segment_base)
+            .expect("a partition that lives keeps what is not durable");
         segment.durable = entry.end_position();
         let flushed_before = segment.flushed.saturating_sub(entry.position).min(bytes);
-        self.unflushed.set(self.unflushed.get() + bytes - flushed_before);
+        self.unflushed
+            .set(self.unflushed.get() + bytes - flushed_before);
         let has_block = segment.flushable_end() > segment.flushed;
         inner.durable = entry.last_offset + 1;
-        while inner.tickets.front().is_some_and(|ticket| ticket.offset < inner.durable) {
+        while inner
+            .tickets
+            .front()
+            .is_some_and(|ticket| ticket.offset < inner.durable)
+        {
             inner.tickets.pop_front().expect("just seen").settle();
         }
         inner.waits.retain(|wait| !wait.more(bytes));
@@ -396,10 +466,20 @@ impl Shard {
         let mut inner = partition.state.borrow_mut();
         let inner = &mut *inner;
         // All segments of the partition are carried in one group; the first of them clears what was before.
-        if inner.spans.last().is_none_or(|last| last.sequence != sequence) {
+        if inner
+            .spans
+            .last()
+            .is_none_or(|last| last.sequence != sequence)
+        {
             inner.spans.clear();
         }
-        self.note_span(partition, inner, entry.segment_base, entry.end_position(), sequence);
+        self.note_span(
+            partition,
+            inner,
+            entry.segment_base,
+            entry.end_position(),
+            sequence,
+        );
         self.stats.borrow_mut().carried_bytes += u64::from(entry.len);
     }
 
@@ -414,14 +494,24 @@ impl Shard {
     ) {
         let mut log = self.log.borrow_mut();
         // A direct run may end after the log went on in another file.
-        let used = log.used.iter_mut().rev().find(|used| used.first.sequence <= sequence).expect("its file is in use");
+        let used = log
+            .used
+            .iter_mut()
+            .rev()
+            .find(|used| used.first.sequence <= sequence)
+            .expect("its file is in use");
         match inner.spans.last_mut() {
             Some(last) if last.ordinal == used.ordinal => {
                 last.segment = segment;
                 last.end = end;
             }
             _ => {
-                inner.spans.push(Span { ordinal: used.ordinal, sequence, segment, end });
+                inner.spans.push(Span {
+                    ordinal: used.ordinal,
+                    sequence,
+                    segment,
+                    end,
+                });
                 used.partitions.push(partition.clone());
             }
         }

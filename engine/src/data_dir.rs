@@ -31,7 +31,9 @@ impl DataDir {
         let dir = &config.data_dir;
         fs::create_dir_all(dir).await.map_err(at(dir))?;
         let path = DataPath::Lock.below(dir);
-        let lock = File::open(&path, OpenOptions::CREATE).await.map_err(at(&path))?;
+        let lock = File::open(&path, OpenOptions::CREATE)
+            .await
+            .map_err(at(&path))?;
         if !lock.lock_exclusive().map_err(at(&path))? {
             return Err(OpenError::Locked);
         }
@@ -53,14 +55,21 @@ impl DataDir {
                     created_unix_ms: old.map_or_else(unix_ms, |old| old.created_unix_ms),
                 };
                 for shard in old.map_or(0, |old| old.shards)..format.shards {
-                    make_shard(config, &format, shard).await.map_err(at(DataPath::Shard(shard).below(dir)))?;
+                    make_shard(config, &format, shard)
+                        .await
+                        .map_err(at(DataPath::Shard(shard).below(dir)))?;
                 }
                 let path = DataPath::Format.below(dir);
-                fs::replace_file(&path, format.encode().to_vec()).await.map_err(at(&path))?;
+                fs::replace_file(&path, format.encode().to_vec())
+                    .await
+                    .map_err(at(&path))?;
                 format
             }
         };
-        Ok(DataDir { shards: format.shards, _lock: Rc::new(lock) })
+        Ok(DataDir {
+            shards: format.shards,
+            _lock: Rc::new(lock),
+        })
     }
 }
 
@@ -77,14 +86,19 @@ pub(crate) async fn read_format(config: &EngineConfig) -> Result<Option<Format>,
                 Err(error) => return Err(at(path)(error)),
             };
             if is_used {
-                return Err(OpenError::Format(config.data_dir.clone(), "the format file is missing".to_owned()));
+                return Err(OpenError::Format(
+                    config.data_dir.clone(),
+                    "the format file is missing".to_owned(),
+                ));
             }
             return Ok(None);
         }
         Err(error) => return Err(at(path)(error)),
     };
     let format = Format::parse(&bytes);
-    format.map(Some).map_err(|error| OpenError::Format(path, error.to_string()))
+    format
+        .map(Some)
+        .map_err(|error| OpenError::Format(path, error.to_string()))
 }
 
 /// Makes a shard's directory and its two first checkpoints, 0 and 1.
@@ -93,10 +107,17 @@ async fn make_shard(config: &EngineConfig, format: &Format, shard: u16) -> io::R
     let shard_dir = DataPath::Shard(shard).below(dir);
     fs::create_dir_all(&shard_dir).await?;
     fs::create_dir_all(DataPath::PartitionsRoot.below(dir)).await?;
-    let body = CheckpointBody { unix_ms: unix_ms(), ..CheckpointBody::default() };
+    let body = CheckpointBody {
+        unix_ms: unix_ms(),
+        ..CheckpointBody::default()
+    };
     for number in 0..2 {
         let bytes = encode_checkpoint(shard, format.directory, number, &body);
-        let path = DataPath::Checkpoint { shard, slot: slot_of(number) }.below(dir);
+        let path = DataPath::Checkpoint {
+            shard,
+            slot: slot_of(number),
+        }
+        .below(dir);
         write_slot_bytes(&path, &bytes).await?;
     }
     fs::sync_dir(&shard_dir).await?;

@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use trireme_runtime::fs::File;
-use trireme_runtime::{Shared, Share, abort, spawn, spawn_with};
+use trireme_runtime::{Share, Shared, abort, spawn, spawn_with};
 
 use crate::batch::{BatchHeader, HEADER_BYTES};
 use crate::committer::{LOGGED_BATCH_BYTES_MAX, Run, entry_of, joined};
@@ -21,7 +21,9 @@ use crate::crc;
 use crate::files::Mode;
 use crate::layout::SUM_BLOCK;
 use crate::layout::entry::{Entry, RecordType};
-use crate::layout::payload::{BATCH_SUMMARY_BYTES, BatchSummary, DirectSplit, direct_payload_len, encode_direct};
+use crate::layout::payload::{
+    BATCH_SUMMARY_BYTES, BatchSummary, DirectSplit, direct_payload_len, encode_direct,
+};
 use crate::layout::seed::segment_seed;
 use crate::layout::sidecar::SumEntry;
 use crate::partition::{Partition, PartitionInner, Phase, Piece};
@@ -67,12 +69,22 @@ pub(crate) fn plan(
     }
     let segment = inner.segment(piece.segment)?;
     let position = segment.logged;
-    if segment.durable != position || position - segment.flushed > GAP_BYTES_MAX || segment.busy || segment.head_on_disk {
+    if segment.durable != position
+        || position - segment.flushed > GAP_BYTES_MAX
+        || segment.busy
+        || segment.head_on_disk
+    {
         // The flusher is at it, or something of it is in this very group: the next group may do better.
         if must {
             shard.flush.notify_one();
             if segment.durable == position {
-                park_until_ready(shard, partition, inner, piece.segment, position + u64::from(piece.bytes));
+                park_until_ready(
+                    shard,
+                    partition,
+                    inner,
+                    piece.segment,
+                    position + u64::from(piece.bytes),
+                );
             }
         }
         return None;
@@ -103,7 +115,9 @@ fn longest(inner: &PartitionInner, first: Piece, space: usize) -> (Piece, usize)
     };
     let (mut run, mut count) = (first, 1);
     for next in inner.pending.iter().skip(1) {
-        if next.segment != first.segment || u64::from(run.bytes) + u64::from(next.bytes) > RUN_BYTES_MAX {
+        if next.segment != first.segment
+            || u64::from(run.bytes) + u64::from(next.bytes) > RUN_BYTES_MAX
+        {
             break;
         }
         let longer = joined(run, next);
@@ -135,19 +149,43 @@ fn build(
     let to = blocks_at + split.blocks_len() as u64;
     let pieces = inner.tail.pieces(piece.segment, from, to);
     let sums = sum_blocks(partition.id, piece.segment, from, &pieces);
-    let summaries = summaries(&inner.tail, piece.segment, entry.position, entry.end_position());
+    let summaries = summaries(
+        &inner.tail,
+        piece.segment,
+        entry.position,
+        entry.end_position(),
+    );
     let own = &sums[((blocks_at - from) / SUM_BLOCK as u64) as usize..];
     let own: Vec<u32> = own.iter().map(|sum| sum.0).collect();
     let mut head = Vec::new();
     encode_direct(&split, &own, &summaries, &mut head);
     let mut fragments = inner.tail.pieces(piece.segment, entry.position, blocks_at);
     fragments.extend(inner.tail.pieces(piece.segment, to, entry.end_position()));
-    let direct = DirectRun { partition: partition.clone(), entry, file, from, to, pieces, sums };
-    Run { partition: partition.clone(), entry, pieces: fragments, head, direct: Some(direct) }
+    let direct = DirectRun {
+        partition: partition.clone(),
+        entry,
+        file,
+        from,
+        to,
+        pieces,
+        sums,
+    };
+    Run {
+        partition: partition.clone(),
+        entry,
+        pieces: fragments,
+        head,
+        direct: Some(direct),
+    }
 }
 
 /// The sums of the whole blocks (and a partial last one) that `pieces` hold from `from`, a block's beginning, on.
-pub(crate) fn sum_blocks(id: crate::ids::PartitionId, segment: i64, from: u64, pieces: &[Shared]) -> Vec<SumEntry> {
+pub(crate) fn sum_blocks(
+    id: crate::ids::PartitionId,
+    segment: i64,
+    from: u64,
+    pieces: &[Shared],
+) -> Vec<SumEntry> {
     let seed = segment_seed(id, segment);
     let mut block = from / SUM_BLOCK as u64;
     let mut sums = Vec::new();
@@ -177,7 +215,10 @@ fn summaries(tail: &Tail, segment: i64, from: u64, to: u64) -> Vec<BatchSummary>
     let mut at = from;
     while at < to {
         let mut bytes = [0; HEADER_BYTES];
-        assert!(tail.copy_to(segment, at, &mut bytes), "a pending batch is in the tail");
+        assert!(
+            tail.copy_to(segment, at, &mut bytes),
+            "a pending batch is in the tail"
+        );
         let header = BatchHeader::view(&bytes).expect("61 bytes");
         let size = header.total_bytes().expect("checked at append") as u32;
         summaries.push(BatchSummary {
@@ -231,7 +272,10 @@ impl DirectRun {
         spawn(async move {
             let (result, _) = file.write_durable_vectored_at(pieces, from).await;
             if let Err(error) = result {
-                abort(&format!("segment {} of {} at {from}: {error}", flight.entry.segment_base, flight.partition.id));
+                abort(&format!(
+                    "segment {} of {} at {from}: {error}",
+                    flight.entry.segment_base, flight.partition.id
+                ));
             }
             flight.written.set(true);
             flight.finish_if_done();
@@ -251,20 +295,32 @@ impl Started {
 
 impl InFlight {
     fn finish_if_done(&self) {
-        let (Some(sequence), true) = (self.sequence.get(), self.written.get()) else { return };
+        let (Some(sequence), true) = (self.sequence.get(), self.written.get()) else {
+            return;
+        };
         let shard = &self.shard;
         let run_bytes = u64::from(self.entry.len);
         {
             let mut inner = self.partition.state.borrow_mut();
             let inner = &mut *inner;
             if !self.partition.gone.get() {
-                let segment = inner.segment_mut(self.entry.segment_base).expect("it is busy, so it is kept");
+                let segment = inner
+                    .segment_mut(self.entry.segment_base)
+                    .expect("it is busy, so it is kept");
                 segment.busy = false;
                 segment.flushed = self.to;
                 segment.sums.pending.extend(self.sums.take());
                 let along = self.entry.position - self.from.min(self.entry.position);
-                shard.unflushed.set(shard.unflushed.get().saturating_sub(along));
-                shard.note_flushed(&self.partition, inner, self.entry.segment_base, self.from, self.to);
+                shard
+                    .unflushed
+                    .set(shard.unflushed.get().saturating_sub(along));
+                shard.note_flushed(
+                    &self.partition,
+                    inner,
+                    self.entry.segment_base,
+                    self.from,
+                    self.to,
+                );
                 inner.phase = Phase::Idle;
             }
         }
@@ -289,7 +345,13 @@ impl InFlight {
         }
         // Space for the next one, well before it is needed.
         let mut inner = self.partition.state.borrow_mut();
-        prepare_ahead(shard, &self.partition, &mut inner, self.entry.segment_base, self.to + 2 * RUN_BYTES_MAX);
+        prepare_ahead(
+            shard,
+            &self.partition,
+            &mut inner,
+            self.entry.segment_base,
+            self.to + 2 * RUN_BYTES_MAX,
+        );
         drop(inner);
         shard.commit.notify_one();
         shard.progress.notify_all();
@@ -298,11 +360,20 @@ impl InFlight {
 }
 
 /// Makes the place of coming runs in the background.
-fn prepare_ahead(shard: &Rc<Shard>, partition: &Rc<Partition>, inner: &mut PartitionInner, base: i64, end: u64) {
+fn prepare_ahead(
+    shard: &Rc<Shard>,
+    partition: &Rc<Partition>,
+    inner: &mut PartitionInner,
+    base: i64,
+    end: u64,
+) {
     let end = end.min(inner.config.segment_bytes);
-    let Some(segment) = inner.segment_mut(base) else { return };
+    let Some(segment) = inner.segment_mut(base) else {
+        return;
+    };
     let is_open = shard.files.get(partition.id, base, Mode::Write).is_some();
-    if segment.preparing || segment.sealed || (is_open && segment.named && segment.allocated >= end) {
+    if segment.preparing || segment.sealed || (is_open && segment.named && segment.allocated >= end)
+    {
         return;
     }
     segment.preparing = true;
@@ -318,7 +389,13 @@ fn prepare_ahead(shard: &Rc<Shard>, partition: &Rc<Partition>, inner: &mut Parti
 }
 
 /// Parks the partition until its segment's file has space up to `end` and everything before is flushed nearly.
-fn park_until_ready(shard: &Rc<Shard>, partition: &Rc<Partition>, inner: &mut PartitionInner, base: i64, end: u64) {
+fn park_until_ready(
+    shard: &Rc<Shard>,
+    partition: &Rc<Partition>,
+    inner: &mut PartitionInner,
+    base: i64,
+    end: u64,
+) {
     inner.phase = Phase::Parked;
     let (shard, partition) = (shard.clone(), partition.clone());
     spawn(async move {

@@ -52,9 +52,17 @@ impl Engine {
         let node = Node::open(config, core, cores).await?;
         let (served, ears) = (node.clone(), mail.clone());
         let server = spawn(async move {
-            ears.serve(move |from, request: ShardRequest| mailed(served.answer(from, request.0))).await
+            ears.serve(move |from, request: ShardRequest| mailed(served.answer(from, request.0)))
+                .await
         });
-        let inner = Inner { core, cores: cores.max(1), node, mail, next_wait: Cell::new(0), _server: server };
+        let inner = Inner {
+            core,
+            cores: cores.max(1),
+            node,
+            mail,
+            next_wait: Cell::new(0),
+            _server: server,
+        };
         Ok(Engine(Rc::new(inner)))
     }
 
@@ -97,8 +105,10 @@ impl Engine {
             parts[index].1.push(slot);
             parts[index].2.push(item);
         }
-        let asked: Vec<(Vec<usize>, ReplyFuture)> =
-            parts.into_iter().map(|(core, slots, part)| (slots, self.ask(core, request(part)))).collect();
+        let asked: Vec<(Vec<usize>, ReplyFuture)> = parts
+            .into_iter()
+            .map(|(core, slots, part)| (slots, self.ask(core, request(part))))
+            .collect();
         async move {
             if asked.len() == 1 {
                 let (_, reply) = asked.into_iter().next().expect("one");
@@ -110,29 +120,43 @@ impl Engine {
                     results[slot] = Some(answer);
                 }
             }
-            results.into_iter().map(|result| result.expect("every core answers all it was asked")).collect()
+            results
+                .into_iter()
+                .map(|result| result.expect("every core answers all it was asked"))
+                .collect()
         }
     }
 
     /// Creates partitions. Durable when it returns, all of a shard with one write. Creating what exists is no error (its
     /// configuration is replaced).
-    pub async fn create(&self, partitions: Vec<(PartitionRef, PartitionConfig)>) -> Vec<Result<(), EngineError>> {
-        self.scatter(partitions, |item| item.0.shard, Request::Create, done).await
+    pub async fn create(
+        &self,
+        partitions: Vec<(PartitionRef, PartitionConfig)>,
+    ) -> Vec<Result<(), EngineError>> {
+        self.scatter(partitions, |item| item.0.shard, Request::Create, done)
+            .await
     }
 
     /// Deletes partitions. That they are gone is durable when it returns; their files go in the background.
     pub async fn delete(&self, partitions: Vec<PartitionRef>) -> Vec<Result<(), EngineError>> {
-        self.scatter(partitions, |item| item.shard, Request::Delete, done).await
+        self.scatter(partitions, |item| item.shard, Request::Delete, done)
+            .await
     }
 
     /// Replaces the configuration of living partitions. In memory only, see [`PartitionConfig`].
-    pub async fn configure(&self, partitions: Vec<(PartitionRef, PartitionConfig)>) -> Vec<Result<(), EngineError>> {
-        self.scatter(partitions, |item| item.0.shard, Request::Configure, done).await
+    pub async fn configure(
+        &self,
+        partitions: Vec<(PartitionRef, PartitionConfig)>,
+    ) -> Vec<Result<(), EngineError>> {
+        self.scatter(partitions, |item| item.0.shard, Request::Configure, done)
+            .await
     }
 
     /// Every partition of the node, in order.
     pub async fn list(&self) -> Vec<PartitionRef> {
-        let asked: Vec<ReplyFuture> = (0..self.0.cores).map(|core| self.ask(core, Request::List)).collect();
+        let asked: Vec<ReplyFuture> = (0..self.0.cores)
+            .map(|core| self.ask(core, Request::List))
+            .collect();
         let mut all = Vec::new();
         for reply in asked {
             match reply.await {
@@ -147,15 +171,25 @@ impl Engine {
     /// Appends. Offsets are assigned in the order of calls on this core, at the call and not when the future is first
     /// polled; dropping the future does not undo it. Resolves when every append of it has reached its `ack`: with
     /// [`Ack::Committed`] an `Ok` means that its batches are durable (in a partition with [`Durability::Relaxed`]: in memory).
-    pub fn append(&self, appends: Vec<Append>) -> impl Future<Output = Vec<Result<Appended, AppendError>>> + 'static {
-        let is_local = appends.iter().all(|append| self.core_of(append.partition.shard) == self.0.core);
+    pub fn append(
+        &self,
+        appends: Vec<Append>,
+    ) -> impl Future<Output = Vec<Result<Appended, AppendError>>> + 'static {
+        let is_local = appends
+            .iter()
+            .all(|append| self.core_of(append.partition.shard) == self.0.core);
         let (local, remote) = if is_local {
             (Some(self.0.node.append(&appends)), None)
         } else {
-            let scattered = self.scatter(appends, |item| item.partition.shard, Request::Append, |reply| match reply {
-                Reply::Append(results) => results,
-                _ => unreachable!("an append is answered by an append"),
-            });
+            let scattered = self.scatter(
+                appends,
+                |item| item.partition.shard,
+                Request::Append,
+                |reply| match reply {
+                    Reply::Append(results) => results,
+                    _ => unreachable!("an append is answered by an append"),
+                },
+            );
             (None, Some(scattered))
         };
         async move {
@@ -169,19 +203,32 @@ impl Engine {
 
     /// Reads whole batches. Bytes from disk are verified before they are handed out.
     pub async fn read(&self, requests: Vec<ReadRequest>) -> Vec<Result<ReadResult, ReadError>> {
-        if requests.iter().all(|request| self.core_of(request.partition.shard) == self.0.core) {
+        if requests
+            .iter()
+            .all(|request| self.core_of(request.partition.shard) == self.0.core)
+        {
             return self.0.node.read(requests).await;
         }
-        self.scatter(requests, |item| item.partition.shard, Request::Read, |reply| match reply {
-            Reply::Read(results) => results,
-            _ => unreachable!("a read is answered by a read"),
-        })
+        self.scatter(
+            requests,
+            |item| item.partition.shard,
+            Request::Read,
+            |reply| match reply {
+                Reply::Read(results) => results,
+                _ => unreachable!("a read is answered by a read"),
+            },
+        )
         .await
     }
 
     /// Resolves as soon as at least `min_bytes` are readable in sum behind the given offsets, or something else happened to
     /// one of them (deleted, offset out of range), or at the deadline.
-    pub async fn wait_readable(&self, positions: Vec<(PartitionRef, Offset)>, min_bytes: u32, deadline: Instant) {
+    pub async fn wait_readable(
+        &self,
+        positions: Vec<(PartitionRef, Offset)>,
+        min_bytes: u32,
+        deadline: Instant,
+    ) {
         let mut parts: Vec<(usize, Vec<(PartitionRef, Offset)>)> = Vec::new();
         for position in positions {
             let core = self.core_of(position.0.shard);
@@ -203,7 +250,12 @@ impl Engine {
 
     /// Each core answers when its part has grown by its share of what is missing: then at least one of them does before
     /// the sum is there.
-    async fn wait_on_cores(&self, parts: Vec<(usize, Vec<(PartitionRef, Offset)>)>, wanted: u64, deadline: Instant) {
+    async fn wait_on_cores(
+        &self,
+        parts: Vec<(usize, Vec<(PartitionRef, Offset)>)>,
+        wanted: u64,
+        deadline: Instant,
+    ) {
         let mut known = vec![0; parts.len()];
         let mut asked: Vec<Option<Asked>> = parts.iter().map(|_| None).collect();
         // At first only what is there: a question with an old deadline is answered at once.
@@ -224,7 +276,8 @@ impl Engine {
             let share = ((wanted - sum) / parts.len() as u64).max(1);
             for (index, (core, positions)) in parts.iter().enumerate() {
                 if asked[index].is_none() {
-                    asked[index] = Some(self.ask_wait(*core, positions, known[index] + share, deadline));
+                    asked[index] =
+                        Some(self.ask_wait(*core, positions, known[index] + share, deadline));
                 }
             }
             let (index, (bytes, changed)) = first_of(&mut asked).await;
@@ -236,10 +289,21 @@ impl Engine {
         }
     }
 
-    fn ask_wait(&self, core: usize, positions: &[(PartitionRef, Offset)], bytes: u64, deadline: Instant) -> Asked {
+    fn ask_wait(
+        &self,
+        core: usize,
+        positions: &[(PartitionRef, Offset)],
+        bytes: u64,
+        deadline: Instant,
+    ) -> Asked {
         let id = self.0.next_wait.get();
         self.0.next_wait.set(id + 1);
-        let request = Request::Wait { id, positions: positions.to_vec(), bytes, deadline };
+        let request = Request::Wait {
+            id,
+            positions: positions.to_vec(),
+            bytes,
+            deadline,
+        };
         let reply = self.ask(core, request);
         let reply = Box::pin(async move {
             match reply.await {
@@ -247,35 +311,62 @@ impl Engine {
                 _ => unreachable!("a wait is answered by a wait"),
             }
         });
-        Asked { engine: self.clone(), core, id, reply, is_answered: false }
+        Asked {
+            engine: self.clone(),
+            core,
+            id,
+            reply,
+            is_answered: false,
+        }
     }
 
     pub async fn offsets(
         &self,
         queries: Vec<(PartitionRef, OffsetQuery, Isolation)>,
     ) -> Vec<Result<OffsetAnswer, ReadError>> {
-        self.scatter(queries, |item| item.0.shard, Request::Offsets, |reply| match reply {
-            Reply::Offsets(results) => results,
-            _ => unreachable!("offsets are answered by offsets"),
-        })
+        self.scatter(
+            queries,
+            |item| item.0.shard,
+            Request::Offsets,
+            |reply| match reply {
+                Reply::Offsets(results) => results,
+                _ => unreachable!("offsets are answered by offsets"),
+            },
+        )
         .await
     }
 
     /// Moves log starts forward (-1: to the high watermark). The new log start is durable when it returns; files go in the
     /// background.
-    pub async fn delete_records(&self, partitions: Vec<(PartitionRef, Offset)>) -> Vec<Result<Offset, ReadError>> {
-        self.scatter(partitions, |item| item.0.shard, Request::DeleteRecords, |reply| match reply {
-            Reply::DeleteRecords(results) => results,
-            _ => unreachable!("log starts are answered by log starts"),
-        })
+    pub async fn delete_records(
+        &self,
+        partitions: Vec<(PartitionRef, Offset)>,
+    ) -> Vec<Result<Offset, ReadError>> {
+        self.scatter(
+            partitions,
+            |item| item.0.shard,
+            Request::DeleteRecords,
+            |reply| match reply {
+                Reply::DeleteRecords(results) => results,
+                _ => unreachable!("log starts are answered by log starts"),
+            },
+        )
         .await
     }
 
-    pub async fn describe(&self, partitions: Vec<PartitionRef>) -> Vec<Result<PartitionInfo, ReadError>> {
-        self.scatter(partitions, |item| item.shard, Request::Describe, |reply| match reply {
-            Reply::Describe(results) => results,
-            _ => unreachable!("a description is answered by a description"),
-        })
+    pub async fn describe(
+        &self,
+        partitions: Vec<PartitionRef>,
+    ) -> Vec<Result<PartitionInfo, ReadError>> {
+        self.scatter(
+            partitions,
+            |item| item.shard,
+            Request::Describe,
+            |reply| match reply {
+                Reply::Describe(results) => results,
+                _ => unreachable!("a description is answered by a description"),
+            },
+        )
         .await
     }
 

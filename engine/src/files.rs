@@ -33,7 +33,11 @@ struct Inner {
 
 impl Files {
     pub fn new(capacity: usize) -> Self {
-        Self(Rc::new(Inner { capacity: capacity.max(8), clock: Cell::new(0), open: RefCell::default() }))
+        Self(Rc::new(Inner {
+            capacity: capacity.max(8),
+            clock: Cell::new(0),
+            open: RefCell::default(),
+        }))
     }
 
     pub fn get(&self, partition: PartitionId, segment: Offset, mode: Mode) -> Option<File> {
@@ -72,7 +76,14 @@ impl Files {
 pub(crate) async fn open_direct(path: &Path, options: OpenOptions) -> io::Result<File> {
     match File::open(path, options.direct()).await {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            File::open(path, OpenOptions { create_new: false, ..options }).await
+            File::open(
+                path,
+                OpenOptions {
+                    create_new: false,
+                    ..options
+                },
+            )
+            .await
         }
         other => other,
     }

@@ -107,7 +107,8 @@ impl Shard {
     fn must_free_log(&self) -> bool {
         let log = self.log.borrow();
         let live: u64 = log.needed().map(|used| used.file.size).sum();
-        (log.needed().count() > 1 && (self.unflushed.get() > self.flush_target() || live > self.unflushed_max))
+        (log.needed().count() > 1
+            && (self.unflushed.get() > self.flush_target() || live > self.unflushed_max))
             || self.is_crowded()
     }
 
@@ -137,13 +138,24 @@ impl Shard {
         let (ordinal, is_current, partitions) = {
             let log = self.log.borrow();
             let oldest = log.needed().next().expect("the current one is needed");
-            (oldest.ordinal, oldest.ordinal == log.current().ordinal, oldest.partitions.clone())
+            (
+                oldest.ordinal,
+                oldest.ordinal == log.current().ordinal,
+                oldest.partitions.clone(),
+            )
         };
         for partition in &partitions {
             let due = {
                 let inner = partition.state.borrow();
-                let concerned = inner.spans.first().is_some_and(|span| span.ordinal <= ordinal);
-                let least = if self.is_crowded() { SUM_BLOCK as u64 } else { CARRY_BYTES_MAX };
+                let concerned = inner
+                    .spans
+                    .first()
+                    .is_some_and(|span| span.ordinal <= ordinal);
+                let least = if self.is_crowded() {
+                    SUM_BLOCK as u64
+                } else {
+                    CARRY_BYTES_MAX
+                };
                 concerned && !partition.gone.get() && inner.unflushed() >= least
             };
             if due && self.flush_partition(partition, false).await.is_err() {
@@ -156,7 +168,13 @@ impl Shard {
             return !self.is_crowded();
         }
         self.carry(&partitions, ordinal).await;
-        if let Some(oldest) = self.log.borrow_mut().used.iter_mut().find(|used| used.ordinal == ordinal) {
+        if let Some(oldest) = self
+            .log
+            .borrow_mut()
+            .used
+            .iter_mut()
+            .find(|used| used.ordinal == ordinal)
+        {
             oldest.partitions.clear();
         }
         self.checkpoint().await;
@@ -171,10 +189,18 @@ impl Shard {
     async fn carry(self: &Rc<Self>, partitions: &[Rc<Partition>], ordinal: u64) {
         let is_left = |partition: &Rc<Partition>| {
             let inner = partition.state.borrow();
-            !partition.gone.get() && inner.spans.first().is_some_and(|span| span.ordinal <= ordinal)
+            !partition.gone.get()
+                && inner
+                    .spans
+                    .first()
+                    .is_some_and(|span| span.ordinal <= ordinal)
         };
         loop {
-            let left: Vec<_> = partitions.iter().filter(|partition| is_left(partition)).cloned().collect();
+            let left: Vec<_> = partitions
+                .iter()
+                .filter(|partition| is_left(partition))
+                .cloned()
+                .collect();
             if left.is_empty() {
                 return;
             }
@@ -189,7 +215,9 @@ impl Shard {
             {
                 let mut queue = self.queue.borrow_mut();
                 queue.carries.clear();
-                queue.carries.extend(left.iter().filter(|partition| is_left(partition)).cloned());
+                queue
+                    .carries
+                    .extend(left.iter().filter(|partition| is_left(partition)).cloned());
             }
             self.commit.notify_one();
             if self.closing.get() {
@@ -205,11 +233,14 @@ impl Shard {
     async fn flush_largest(self: &Rc<Self>) -> bool {
         let largest = {
             let partitions = self.partitions.borrow();
-            let with_size = partitions.values().map(|partition| (partition.state.borrow().unflushed(), partition));
-            let (size, partition) = match with_size.max_by_key(|(size, partition)| (*size, partition.id)) {
-                Some((size, partition)) => (size, partition.clone()),
-                None => return false,
-            };
+            let with_size = partitions
+                .values()
+                .map(|partition| (partition.state.borrow().unflushed(), partition));
+            let (size, partition) =
+                match with_size.max_by_key(|(size, partition)| (*size, partition.id)) {
+                    Some((size, partition)) => (size, partition.clone()),
+                    None => return false,
+                };
             if size < SUM_BLOCK as u64 {
                 return false;
             }
@@ -224,7 +255,10 @@ impl Shard {
         if partition.gone.get() || inner.phase == Phase::Parked {
             return Vec::new();
         }
-        let unflushed = inner.segments.iter().filter(|segment| segment.flushed < segment.logged && !segment.head_on_disk);
+        let unflushed = inner
+            .segments
+            .iter()
+            .filter(|segment| segment.flushed < segment.logged && !segment.head_on_disk);
         unflushed
             .map(|segment| {
                 let entry = Entry {
@@ -233,14 +267,22 @@ impl Shard {
                     len: (segment.logged - segment.flushed) as u32,
                     ..Entry::new(RecordType::Carried, partition.id)
                 };
-                (entry, inner.tail.pieces(segment.base, segment.flushed, segment.logged))
+                (
+                    entry,
+                    inner
+                        .tail
+                        .pieces(segment.base, segment.flushed, segment.logged),
+                )
             })
             .collect()
     }
 
     /// Lets clients go first while commits are slow.
     async fn pace(&self) {
-        let wait = self.pacer.borrow_mut().wait(self.unflushed.get(), self.unflushed_max);
+        let wait = self
+            .pacer
+            .borrow_mut()
+            .wait(self.unflushed.get(), self.unflushed_max);
         match wait {
             Some(wait) => sleep(wait).await,
             None if trireme_runtime::should_yield() => trireme_runtime::yield_now().await,

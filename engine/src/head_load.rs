@@ -18,7 +18,12 @@ use crate::shard::Shard;
 
 impl Shard {
     /// Parks the partition and loads the head of its last segment's tail.
-    pub fn load_head(self: &Rc<Self>, partition: &Rc<Partition>, inner: &mut PartitionInner, base: Offset) {
+    pub fn load_head(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        inner: &mut PartitionInner,
+        base: Offset,
+    ) {
         inner.phase = Phase::Parked;
         let (shard, partition) = (self.clone(), partition.clone());
         spawn(async move {
@@ -33,20 +38,35 @@ impl Shard {
         .detach();
     }
 
-    async fn try_load_head(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> Result<(), ReadError> {
+    async fn try_load_head(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        base: Offset,
+    ) -> Result<(), ReadError> {
         let view = self.view(partition, base).await?;
         let (start, flushed) = {
             let inner = partition.state.borrow();
-            let Some(segment) = inner.segment(base) else { return Ok(()) };
-            (segment.flushed - segment.flushed % SUM_BLOCK as u64, segment.flushed)
+            let Some(segment) = inner.segment(base) else {
+                return Ok(());
+            };
+            (
+                segment.flushed - segment.flushed % SUM_BLOCK as u64,
+                segment.flushed,
+            )
         };
         let block = match flushed > start {
-            true => self.read_head(partition, base, &view, start, flushed).await?,
+            true => {
+                self.read_head(partition, base, &view, start, flushed)
+                    .await?
+            }
             false => Vec::new(),
         };
-        self.open_sidecar(partition, base, |segment| &mut segment.sums).await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.index).await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.time_index).await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.sums)
+            .await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.index)
+            .await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.time_index)
+            .await?;
         if !block.is_empty() {
             let (done, durable) = oneshot();
             let entry = Entry {
@@ -56,7 +76,9 @@ impl Shard {
                 ..Entry::new(RecordType::BlockImage, partition.id)
             };
             self.submit(entry, block.clone(), Some(done));
-            let Ok(sequence) = durable.await else { return Ok(()) };
+            let Ok(sequence) = durable.await else {
+                return Ok(());
+            };
             let mut inner = partition.state.borrow_mut();
             let inner = &mut *inner;
             if partition.gone.get() || inner.segment(base).is_none() {
@@ -68,7 +90,8 @@ impl Shard {
             let segment = inner.segment_mut(base).expect("seen");
             segment.flushed = start;
             segment.sums.pending.pop();
-            self.unflushed.set(self.unflushed.get() + block.len() as u64);
+            self.unflushed
+                .set(self.unflushed.get() + block.len() as u64);
             self.note_span(partition, inner, base, flushed, sequence);
         }
         let mut inner = partition.state.borrow_mut();
@@ -80,14 +103,24 @@ impl Shard {
     }
 
     /// Takes the sidecars' last blocks back into memory after a replayed block image: the block's own sum goes.
-    pub async fn reopen_sidecars(&self, partition: &Rc<Partition>, base: Offset) -> Result<(), ReadError> {
-        self.open_sidecar(partition, base, |segment| &mut segment.sums).await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.index).await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.time_index).await?;
+    pub async fn reopen_sidecars(
+        &self,
+        partition: &Rc<Partition>,
+        base: Offset,
+    ) -> Result<(), ReadError> {
+        self.open_sidecar(partition, base, |segment| &mut segment.sums)
+            .await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.index)
+            .await?;
+        self.open_sidecar(partition, base, |segment| &mut segment.time_index)
+            .await?;
         if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
             let blocks = segment.flushed / SUM_BLOCK as u64;
             let in_file = u64::from(segment.sums.in_file);
-            segment.sums.pending.truncate(blocks.saturating_sub(in_file) as usize);
+            segment
+                .sums
+                .pending
+                .truncate(blocks.saturating_sub(in_file) as usize);
         }
         Ok(())
     }
@@ -100,7 +133,9 @@ impl Shard {
         start: u64,
         flushed: u64,
     ) -> Result<Vec<u8>, ReadError> {
-        let bytes = self.read_verified(partition, base, view, start, flushed).await?;
+        let bytes = self
+            .read_verified(partition, base, view, start, flushed)
+            .await?;
         Ok(bytes.to_vec())
     }
 
@@ -113,7 +148,9 @@ impl Shard {
     ) -> Result<(), ReadError> {
         let in_file = {
             let mut inner = partition.state.borrow_mut();
-            let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+            let Some(segment) = inner.segment_mut(base) else {
+                return Ok(());
+            };
             pick(segment).in_file
         };
         if in_file == 0 {
@@ -139,18 +176,26 @@ impl Shard {
         self.pending.set(self.pending.get() - inner.pending_bytes);
         inner.pending_bytes = 0;
         inner.pending.clear();
-        inner.tickets.drain(..).for_each(|ticket| ticket.fail(AppendError::Damaged));
+        inner
+            .tickets
+            .drain(..)
+            .for_each(|ticket| ticket.fail(AppendError::Damaged));
         inner.next_offset = inner.durable;
         let durable = inner.durable;
         inner.producers.truncate_to(durable);
-        while inner.segments.last().is_some_and(|segment| segment.base >= durable && segment.length > 0 && segment.durable == 0) {
+        while inner.segments.last().is_some_and(|segment| {
+            segment.base >= durable && segment.length > 0 && segment.durable == 0
+        }) {
             inner.segments.pop();
         }
         if let Some(segment) = inner.segments.last_mut() {
             segment.length = segment.durable;
             segment.end = durable;
             segment.index.pending.retain(|entry| entry.offset < durable);
-            segment.time_index.pending.retain(|entry| entry.offset < durable);
+            segment
+                .time_index
+                .pending
+                .retain(|entry| entry.offset < durable);
         }
         let freed = inner.tail.clear();
         self.give_memory(freed);

@@ -18,7 +18,11 @@ use crate::shard::Shard;
 /// Segments are searched in pieces of this size.
 const SEARCH_BYTES: u64 = 256 * 1024;
 
-const NOTHING: OffsetAnswer = OffsetAnswer { offset: -1, timestamp_ms: -1, leader_epoch: -1 };
+const NOTHING: OffsetAnswer = OffsetAnswer {
+    offset: -1,
+    timestamp_ms: -1,
+    leader_epoch: -1,
+};
 
 impl Shard {
     pub async fn offset(
@@ -27,34 +31,59 @@ impl Shard {
         query: OffsetQuery,
         isolation: Isolation,
     ) -> Result<OffsetAnswer, ReadError> {
-        let partition = self.partition(&reference.id).ok_or(ReadError::UnknownPartition)?;
+        let partition = self
+            .partition(&reference.id)
+            .ok_or(ReadError::UnknownPartition)?;
         let (end, at) = {
             let inner = partition.state.borrow();
             if inner.deleting {
                 return Err(ReadError::UnknownPartition);
             }
-            let end = if isolation == Isolation::Log { inner.next_offset } else { inner.durable };
+            let end = if isolation == Isolation::Log {
+                inner.next_offset
+            } else {
+                inner.durable
+            };
             let epoch_at = |offset| inner.epochs.epoch_at(offset).unwrap_or(-1);
             match query {
                 OffsetQuery::Earliest => {
                     let offset = inner.log_start;
-                    return Ok(OffsetAnswer { offset, timestamp_ms: -1, leader_epoch: epoch_at(offset) });
+                    return Ok(OffsetAnswer {
+                        offset,
+                        timestamp_ms: -1,
+                        leader_epoch: epoch_at(offset),
+                    });
                 }
                 OffsetQuery::Latest => {
-                    return Ok(OffsetAnswer { offset: end, timestamp_ms: -1, leader_epoch: epoch_at(end) });
+                    return Ok(OffsetAnswer {
+                        offset: end,
+                        timestamp_ms: -1,
+                        leader_epoch: epoch_at(end),
+                    });
                 }
                 OffsetQuery::EpochEnd(epoch) => {
                     let found = if epoch == self.epoch.get() {
                         // The current epoch, whether or not something was appended in it.
-                        crate::epochs::EpochEnd { epoch, end_offset: end }
+                        crate::epochs::EpochEnd {
+                            epoch,
+                            end_offset: end,
+                        }
                     } else {
                         inner.epochs.end_offset_for(epoch, end)
                     };
                     // An epoch that ends with nothing behind it yet ends at the log's end.
                     let found = match found.end_offset {
-                        crate::epochs::UNDEFINED_OFFSET if (0..self.epoch.get()).contains(&epoch) => {
-                            let latest = inner.epochs.latest().map_or(epoch, |latest| latest.epoch.min(epoch));
-                            crate::epochs::EpochEnd { epoch: latest, end_offset: end }
+                        crate::epochs::UNDEFINED_OFFSET
+                            if (0..self.epoch.get()).contains(&epoch) =>
+                        {
+                            let latest = inner
+                                .epochs
+                                .latest()
+                                .map_or(epoch, |latest| latest.epoch.min(epoch));
+                            crate::epochs::EpochEnd {
+                                epoch: latest,
+                                end_offset: end,
+                            }
                         }
                         _ => found,
                     };
@@ -68,8 +97,12 @@ impl Shard {
                     let newest = inner
                         .segments
                         .iter()
-                        .filter(|segment| segment.end > inner.log_start && segment.max_timestamp_offset < end)
-                        .max_by_key(|segment| (segment.max_timestamp, std::cmp::Reverse(segment.base)));
+                        .filter(|segment| {
+                            segment.end > inner.log_start && segment.max_timestamp_offset < end
+                        })
+                        .max_by_key(|segment| {
+                            (segment.max_timestamp, std::cmp::Reverse(segment.base))
+                        });
                     match newest.filter(|segment| segment.max_timestamp >= 0) {
                         Some(segment) => (end, segment.max_timestamp),
                         None => return Ok(NOTHING),
@@ -91,12 +124,17 @@ impl Shard {
         let candidates: Vec<Offset> = {
             let inner = partition.state.borrow();
             let kept = inner.segments.iter().filter(|segment| {
-                segment.end > inner.log_start && segment.max_timestamp >= timestamp_ms && segment.base < end
+                segment.end > inner.log_start
+                    && segment.max_timestamp >= timestamp_ms
+                    && segment.base < end
             });
             kept.map(|segment| segment.base).collect()
         };
         for base in candidates {
-            if let Some(answer) = self.first_in_segment(partition, base, timestamp_ms, end).await? {
+            if let Some(answer) = self
+                .first_in_segment(partition, base, timestamp_ms, end)
+                .await?
+            {
                 return Ok(answer);
             }
         }
@@ -113,19 +151,34 @@ impl Shard {
         let view = self.view(partition, base).await?;
         let (mut position, limit, log_start) = {
             let inner = partition.state.borrow();
-            let Some(segment) = inner.segment(base) else { return Ok(None) };
+            let Some(segment) = inner.segment(base) else {
+                return Ok(None);
+            };
             let floor = |entries: &[TimeIndexEntry]| {
                 let behind = entries.partition_point(|entry| entry.max_timestamp < timestamp_ms);
                 behind.checked_sub(1).map(|index| entries[index].offset)
             };
-            let from = floor(&segment.time_index.pending).or_else(|| floor(&view.time_index)).unwrap_or(base);
+            let from = floor(&segment.time_index.pending)
+                .or_else(|| floor(&view.time_index))
+                .unwrap_or(base);
             let position = floor_entry(segment, &view, from).map_or(0, |entry| entry.position);
-            (position, segment.logged.min(if end > inner.durable { u64::MAX } else { segment.durable }), inner.log_start)
+            (
+                position,
+                segment.logged.min(if end > inner.durable {
+                    u64::MAX
+                } else {
+                    segment.durable
+                }),
+                inner.log_start,
+            )
         };
         let mut window = SEARCH_BYTES;
         while position < limit {
             let to = (position + window).min(limit);
-            let bytes = self.bytes(partition, base, &view, position, to).await?.concat();
+            let bytes = self
+                .bytes(partition, base, &view, position, to)
+                .await?
+                .concat();
             let mut batches = Batches::new(&bytes);
             while let Some(Ok(raw)) = batches.next() {
                 let header = raw.header();
@@ -138,7 +191,11 @@ impl Shard {
                 let found = first_record(raw.bytes(), timestamp_ms, log_start);
                 if let Some((offset, timestamp_ms)) = found.filter(|(offset, _)| *offset < end) {
                     let leader_epoch = header.leader_epoch();
-                    return Ok(Some(OffsetAnswer { offset, timestamp_ms, leader_epoch }));
+                    return Ok(Some(OffsetAnswer {
+                        offset,
+                        timestamp_ms,
+                        leader_epoch,
+                    }));
                 }
             }
             match batches.position() {
@@ -204,14 +261,21 @@ impl Registered {
         for (partition, _) in &watched {
             partition.state.borrow_mut().waits.push(wait.clone());
         }
-        Self { watched, wait: wait.clone() }
+        Self {
+            watched,
+            wait: wait.clone(),
+        }
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         for (partition, _) in &self.watched {
-            partition.state.borrow_mut().waits.retain(|wait| !Rc::ptr_eq(wait, &self.wait));
+            partition
+                .state
+                .borrow_mut()
+                .waits
+                .retain(|wait| !Rc::ptr_eq(wait, &self.wait));
         }
     }
 }
@@ -223,12 +287,19 @@ fn first_record(batch: &[u8], timestamp_ms: i64, log_start: Offset) -> Option<(O
         Ok(records) => records,
         Err(_) => {
             let header = crate::batch::BatchHeader::view(batch)?;
-            return Some((header.base_offset().max(log_start), header.latest_timestamp()));
+            return Some((
+                header.base_offset().max(log_start),
+                header.latest_timestamp(),
+            ));
         }
     };
     records
         .iter()
         .map_while(Result::ok)
-        .find(|record| record.timestamp_ms >= timestamp_ms && record.timestamp_ms != NO_TIMESTAMP && record.offset >= log_start)
+        .find(|record| {
+            record.timestamp_ms >= timestamp_ms
+                && record.timestamp_ms != NO_TIMESTAMP
+                && record.offset >= log_start
+        })
         .map(|record| (record.offset, record.timestamp_ms))
 }

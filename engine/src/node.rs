@@ -29,7 +29,11 @@ pub(crate) struct Node {
 
 impl Node {
     /// Recovers the shards that `core` of `cores` serves, and starts their tasks.
-    pub async fn open(config: EngineConfig, core: usize, cores: usize) -> Result<Rc<Node>, OpenError> {
+    pub async fn open(
+        config: EngineConfig,
+        core: usize,
+        cores: usize,
+    ) -> Result<Rc<Node>, OpenError> {
         let format = read_format(&config).await?.ok_or_else(|| {
             OpenError::Format(config.data_dir.clone(), "it was not prepared".to_owned())
         })?;
@@ -37,10 +41,21 @@ impl Node {
         let files = Files::new(config.fd_cache);
         let mut shards = BTreeMap::new();
         for id in (0..format.shards).filter(|id| usize::from(*id) % cores.max(1) == core) {
-            let shard = recovery::open(config.clone(), format.directory, id, format.shards, files.clone()).await?;
+            let shard = recovery::open(
+                config.clone(),
+                format.directory,
+                id,
+                format.shards,
+                files.clone(),
+            )
+            .await?;
             shards.insert(id, shard);
         }
-        let node = Rc::new(Node { shards, tasks: Default::default(), waits: Default::default() });
+        let node = Rc::new(Node {
+            shards,
+            tasks: Default::default(),
+            waits: Default::default(),
+        });
         for shard in node.shards.values() {
             node.start(shard);
         }
@@ -50,7 +65,10 @@ impl Node {
     fn start(&self, shard: &Rc<Shard>) {
         let mut tasks = self.tasks.borrow_mut();
         spawn_with(Share::Client, committer::run(shard.clone())).detach();
-        tasks.push(spawn_with(Share::Background, flush::keep_spare(shard.clone())));
+        tasks.push(spawn_with(
+            Share::Background,
+            flush::keep_spare(shard.clone()),
+        ));
         tasks.push(spawn_with(Share::Background, retention::run(shard.clone())));
         let flusher = spawn_with(Share::Background, flush::run(shard.clone()));
         *shard.flusher.borrow_mut() = Some(flusher);
@@ -117,7 +135,10 @@ impl Node {
                     let (shard, slot) = (shard.clone(), results.len());
                     // Held open until the read is there.
                     results.push(Err(ReadError::UnknownPartition));
-                    later.push((slot, spawn(async move { shard.read_file(&request, &partition, base).await })));
+                    later.push((
+                        slot,
+                        spawn(async move { shard.read_file(&request, &partition, base).await }),
+                    ));
                 }
             }
         }
@@ -128,7 +149,11 @@ impl Node {
     }
 
     /// Answers a request of this or another core. Appends take place at the call.
-    pub fn answer(self: &Rc<Self>, from: usize, request: Request) -> impl Future<Output = Reply> + use<> {
+    pub fn answer(
+        self: &Rc<Self>,
+        from: usize,
+        request: Request,
+    ) -> impl Future<Output = Reply> + use<> {
         let node = self.clone();
         // What must happen in order happens here, before the first poll.
         let request = match request {
@@ -156,47 +181,79 @@ impl Node {
             Request::Create(partitions) => Reply::Done(self.create(partitions).await),
             Request::Delete(partitions) => Reply::Done(self.delete(partitions).await),
             Request::Configure(partitions) => Reply::Done(self.configure(partitions)),
-            Request::List => Reply::List(self.shards.values().flat_map(|shard| shard.list()).collect()),
+            Request::List => Reply::List(
+                self.shards
+                    .values()
+                    .flat_map(|shard| shard.list())
+                    .collect(),
+            ),
             Request::Read(requests) => Reply::Read(self.read(requests).await),
-            Request::Wait { id, positions, bytes, deadline } => {
+            Request::Wait {
+                id,
+                positions,
+                bytes,
+                deadline,
+            } => {
                 let key = (from, id);
                 let (bytes, changed) = self.wait(positions, bytes, deadline, Some(key)).await;
                 self.waits.borrow_mut().remove(&key);
                 Reply::Wait { bytes, changed }
             }
             Request::Offsets(queries) => Reply::Offsets(self.offsets(queries).await),
-            Request::DeleteRecords(partitions) => Reply::DeleteRecords(self.delete_records(partitions).await),
+            Request::DeleteRecords(partitions) => {
+                Reply::DeleteRecords(self.delete_records(partitions).await)
+            }
             Request::Describe(partitions) => Reply::Describe(self.describe(&partitions)),
         }
     }
 
-    pub async fn create(&self, partitions: Vec<(PartitionRef, PartitionConfig)>) -> Vec<Result<(), EngineError>> {
-        self.by_shard(partitions, |item| item.0.shard, EngineError::UnknownShard, |shard, items| async move {
-            shard.create(items).await
-        })
+    pub async fn create(
+        &self,
+        partitions: Vec<(PartitionRef, PartitionConfig)>,
+    ) -> Vec<Result<(), EngineError>> {
+        self.by_shard(
+            partitions,
+            |item| item.0.shard,
+            EngineError::UnknownShard,
+            |shard, items| async move { shard.create(items).await },
+        )
         .await
     }
 
     pub async fn delete(&self, partitions: Vec<PartitionRef>) -> Vec<Result<(), EngineError>> {
-        self.by_shard(partitions, |item| item.shard, EngineError::UnknownPartition, |shard, items| async move {
-            shard.delete(items).await
-        })
+        self.by_shard(
+            partitions,
+            |item| item.shard,
+            EngineError::UnknownPartition,
+            |shard, items| async move { shard.delete(items).await },
+        )
         .await
     }
 
-    pub fn configure(&self, partitions: Vec<(PartitionRef, PartitionConfig)>) -> Vec<Result<(), EngineError>> {
-        let configure = |(reference, config): (PartitionRef, PartitionConfig)| match self.shard(reference.shard) {
+    pub fn configure(
+        &self,
+        partitions: Vec<(PartitionRef, PartitionConfig)>,
+    ) -> Vec<Result<(), EngineError>> {
+        let configure = |(reference, config): (PartitionRef, PartitionConfig)| match self
+            .shard(reference.shard)
+        {
             Some(shard) => shard.configure(reference, config),
             None => Err(EngineError::UnknownPartition),
         };
         partitions.into_iter().map(configure).collect()
     }
 
-    pub async fn delete_records(&self, partitions: Vec<(PartitionRef, Offset)>) -> Vec<Result<Offset, ReadError>> {
+    pub async fn delete_records(
+        &self,
+        partitions: Vec<(PartitionRef, Offset)>,
+    ) -> Vec<Result<Offset, ReadError>> {
         let begun: Vec<_> = partitions
             .into_iter()
             .map(|(reference, before)| {
-                let shard = self.shard(reference.shard).cloned().ok_or(ReadError::UnknownPartition);
+                let shard = self
+                    .shard(reference.shard)
+                    .cloned()
+                    .ok_or(ReadError::UnknownPartition);
                 // At the same time, so that one group takes all the new log starts.
                 spawn(async move { shard?.delete_records(&reference, before).await })
             })
@@ -268,7 +325,9 @@ impl Node {
         }
         let asked: Vec<_> = parts
             .into_iter()
-            .filter_map(|(id, (slots, part))| Some((slots, spawn(ask(self.shard(id)?.clone(), part)))))
+            .filter_map(|(id, (slots, part))| {
+                Some((slots, spawn(ask(self.shard(id)?.clone(), part))))
+            })
             .collect();
         for (slots, answer) in asked {
             for (slot, answer) in slots.into_iter().zip(answer.await) {
@@ -312,12 +371,16 @@ impl Shard {
         }
         let mut partitions = self.all_partitions().into_iter();
         let mut workers: Vec<JoinHandle<std::io::Result<()>>> = Vec::new();
-        let queue = Rc::new(std::cell::RefCell::new(partitions.by_ref().collect::<Vec<_>>()));
+        let queue = Rc::new(std::cell::RefCell::new(
+            partitions.by_ref().collect::<Vec<_>>(),
+        ));
         for _ in 0..SHUTDOWN_PARALLEL {
             let (shard, queue) = (self.clone(), queue.clone());
             workers.push(spawn(async move {
                 loop {
-                    let Some(partition) = queue.borrow_mut().pop() else { return Ok(()) };
+                    let Some(partition) = queue.borrow_mut().pop() else {
+                        return Ok(());
+                    };
                     shard.settle_partition(&partition).await?;
                 }
             }));
@@ -329,7 +392,10 @@ impl Shard {
     }
 
     /// Brings everything of a partition to its files, with their exact lengths.
-    async fn settle_partition(self: &Rc<Self>, partition: &Rc<crate::partition::Partition>) -> std::io::Result<()> {
+    async fn settle_partition(
+        self: &Rc<Self>,
+        partition: &Rc<crate::partition::Partition>,
+    ) -> std::io::Result<()> {
         if partition.gone.get() {
             return Ok(());
         }
@@ -337,8 +403,15 @@ impl Shard {
         self.flush_partition(partition, true).await?;
         let open: Vec<Offset> = {
             let inner = partition.state.borrow();
-            let open = |segment: &&crate::segment::Segment| !segment.sealed && !segment.head_on_disk && segment.length > 0;
-            inner.segments.iter().filter(open).map(|segment| segment.base).collect()
+            let open = |segment: &&crate::segment::Segment| {
+                !segment.sealed && !segment.head_on_disk && segment.length > 0
+            };
+            inner
+                .segments
+                .iter()
+                .filter(open)
+                .map(|segment| segment.base)
+                .collect()
         };
         for base in open {
             self.finish_files(partition, base).await?;
@@ -347,11 +420,16 @@ impl Shard {
     }
 
     /// Removes segments below the log start that never got to their files.
-    async fn drop_dead_segments(self: &Rc<Self>, partition: &Rc<crate::partition::Partition>) -> std::io::Result<()> {
+    async fn drop_dead_segments(
+        self: &Rc<Self>,
+        partition: &Rc<crate::partition::Partition>,
+    ) -> std::io::Result<()> {
         loop {
             let base = {
                 let inner = partition.state.borrow();
-                let dead = |segment: &&crate::segment::Segment| segment.end <= inner.log_start && !segment.sealed;
+                let dead = |segment: &&crate::segment::Segment| {
+                    segment.end <= inner.log_start && !segment.sealed
+                };
                 match inner.segments.iter().find(dead) {
                     Some(segment) => segment.base,
                     None => return Ok(()),
@@ -365,4 +443,3 @@ impl Shard {
         }
     }
 }
-

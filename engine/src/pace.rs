@@ -64,7 +64,9 @@ mod tests {
         pacer.commit(3000, 4096);
         assert_eq!(pacer.wait(800, 1000), None);
         assert!(pacer.wait(0, 1000).is_some());
-        let pauses = (0..1000).take_while(|_| pacer.wait(0, 1000).is_some()).count();
+        let pauses = (0..1000)
+            .take_while(|_| pacer.wait(0, 1000).is_some())
+            .count();
         assert!((1..100).contains(&pauses), "{pauses}");
     }
 

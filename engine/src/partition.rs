@@ -90,7 +90,12 @@ pub(crate) struct PartitionInner {
 }
 
 impl Partition {
-    pub fn new(id: PartitionId, config: Rc<PartitionConfig>, created_epoch: u32, start: Offset) -> Self {
+    pub fn new(
+        id: PartitionId,
+        config: Rc<PartitionConfig>,
+        created_epoch: u32,
+        start: Offset,
+    ) -> Self {
         Self {
             id,
             gone: Cell::new(false),
@@ -122,23 +127,34 @@ impl Partition {
 impl PartitionInner {
     /// The segment that holds `offset` (or would, behind the end); `None` while there is none.
     pub fn segment_at(&self, offset: Offset) -> Option<&Segment> {
-        let behind = self.segments.partition_point(|segment| segment.base <= offset);
+        let behind = self
+            .segments
+            .partition_point(|segment| segment.base <= offset);
         self.segments.get(behind.checked_sub(1)?)
     }
 
     pub fn segment(&self, base: Offset) -> Option<&Segment> {
-        let index = self.segments.binary_search_by_key(&base, |segment| segment.base).ok()?;
+        let index = self
+            .segments
+            .binary_search_by_key(&base, |segment| segment.base)
+            .ok()?;
         Some(&self.segments[index])
     }
 
     pub fn segment_mut(&mut self, base: Offset) -> Option<&mut Segment> {
-        let index = self.segments.binary_search_by_key(&base, |segment| segment.base).ok()?;
+        let index = self
+            .segments
+            .binary_search_by_key(&base, |segment| segment.base)
+            .ok()?;
         Some(&mut self.segments[index])
     }
 
     /// Durable bytes that are not in their segments.
     pub fn unflushed(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.durable - segment.flushed.min(segment.durable)).sum()
+        self.segments
+            .iter()
+            .map(|segment| segment.durable - segment.flushed.min(segment.durable))
+            .sum()
     }
 
     /// Bytes readable behind `offset`, at most as far as memory tells without a look into a file: approximate by an index
@@ -147,9 +163,16 @@ impl PartitionInner {
         if offset >= self.durable {
             return 0;
         }
-        let behind = self.segments.partition_point(|segment| segment.base <= offset);
-        let Some(first) = behind.checked_sub(1) else { return 0 };
-        let later: u64 = self.segments[first + 1..].iter().map(|segment| segment.durable).sum();
+        let behind = self
+            .segments
+            .partition_point(|segment| segment.base <= offset);
+        let Some(first) = behind.checked_sub(1) else {
+            return 0;
+        };
+        let later: u64 = self.segments[first + 1..]
+            .iter()
+            .map(|segment| segment.durable)
+            .sum();
         let segment = &self.segments[first];
         let position = match self.tail.floor(offset) {
             Some((base, position, _)) if base == segment.base => position,
@@ -167,9 +190,14 @@ impl PartitionInner {
             // A segment that is gone needs nothing; one that is there must hold the span's end, and so must all before it.
             match segments.get(behind) {
                 Some(segment) if segment.base == span.segment => {
-                    segment.flushed < span.end || segments[..behind].iter().any(|earlier| earlier.flushed < earlier.length)
+                    segment.flushed < span.end
+                        || segments[..behind]
+                            .iter()
+                            .any(|earlier| earlier.flushed < earlier.length)
                 }
-                _ => segments[..behind].iter().any(|earlier| earlier.flushed < earlier.length),
+                _ => segments[..behind]
+                    .iter()
+                    .any(|earlier| earlier.flushed < earlier.length),
             }
         });
     }

@@ -43,10 +43,14 @@ struct Limit {
 
 fn limit(inner: &PartitionInner, segment: &Segment, isolation: Isolation) -> Limit {
     match isolation {
-        Isolation::Log => Limit { position: segment.logged, offset: segment.end.min(inner.next_offset) },
-        Isolation::HighWatermark | Isolation::Committed => {
-            Limit { position: segment.durable, offset: segment.end.min(inner.durable) }
-        }
+        Isolation::Log => Limit {
+            position: segment.logged,
+            offset: segment.end.min(inner.next_offset),
+        },
+        Isolation::HighWatermark | Isolation::Committed => Limit {
+            position: segment.durable,
+            offset: segment.end.min(inner.durable),
+        },
     }
 }
 
@@ -60,16 +64,25 @@ pub(crate) enum Now {
 impl Shard {
     /// The part of a read that needs no file.
     pub fn read_now(&self, request: &ReadRequest) -> Result<Now, ReadError> {
-        let partition = self.partition(&request.partition.id).ok_or(ReadError::UnknownPartition)?;
+        let partition = self
+            .partition(&request.partition.id)
+            .ok_or(ReadError::UnknownPartition)?;
         let inner = partition.state.borrow();
         if inner.deleting {
             return Err(ReadError::UnknownPartition);
         }
         self.check_epoch(request.leader_epoch)?;
         let (log_start, high_watermark) = (inner.log_start, inner.durable);
-        let end = if request.isolation == Isolation::Log { inner.next_offset } else { high_watermark };
+        let end = if request.isolation == Isolation::Log {
+            inner.next_offset
+        } else {
+            high_watermark
+        };
         if request.offset < log_start || request.offset > end {
-            return Err(ReadError::OffsetOutOfRange { log_start, high_watermark });
+            return Err(ReadError::OffsetOutOfRange {
+                log_start,
+                high_watermark,
+            });
         }
         let empty = || ReadResult {
             parts: SmallVec::new(),
@@ -82,7 +95,9 @@ impl Shard {
         if request.offset == end {
             return Ok(Now::Done(empty()));
         }
-        let segment = inner.segment_at(request.offset).expect("an offset below the end is in a segment");
+        let segment = inner
+            .segment_at(request.offset)
+            .expect("an offset below the end is in a segment");
         let limit = limit(&inner, segment, request.isolation);
         if request.offset >= limit.offset {
             return Ok(Now::Done(empty()));
@@ -94,7 +109,12 @@ impl Shard {
         };
         let bytes = parts.iter().map(|part| part.len() as u32).sum();
         self.stats.borrow_mut().read_bytes += u64::from(bytes);
-        Ok(Now::Done(ReadResult { parts, bytes, next_offset, ..empty() }))
+        Ok(Now::Done(ReadResult {
+            parts,
+            bytes,
+            next_offset,
+            ..empty()
+        }))
     }
 
     pub fn check_epoch(&self, epoch: Option<i32>) -> Result<(), ReadError> {
@@ -118,24 +138,43 @@ impl Shard {
             let inner = partition.state.borrow();
             let segment = inner.segment(base).ok_or_else(|| out_of_range(&inner))?;
             let limit = limit(&inner, segment, request.isolation);
-            (find_range(segment, &view, request, limit), limit, segment.lease.clone())
+            (
+                find_range(segment, &view, request, limit),
+                limit,
+                segment.lease.clone(),
+            )
         };
         let (parts, next_offset) = match found {
-            Found::Indexed { from, to, next_offset } => {
+            Found::Indexed {
+                from,
+                to,
+                next_offset,
+            } => {
                 self.verify(partition, base, &view, from, to).await?;
                 let file = self.reader(partition, base).await?;
                 let len = (to - from) as u32;
                 if file.is_resident(from, u64::from(len)).unwrap_or(false)
                     && let Ok(file) = file.share()
                 {
-                    let range = FileRange { file, position: from, len, lease };
+                    let range = FileRange {
+                        file,
+                        position: from,
+                        len,
+                        lease,
+                    };
                     (SmallVec::from_iter([ReadPart::File(range)]), next_offset)
                 } else {
                     let bytes = self.bytes(partition, base, &view, from, to).await?;
-                    (SmallVec::from_iter(bytes.into_iter().map(ReadPart::Memory)), next_offset)
+                    (
+                        SmallVec::from_iter(bytes.into_iter().map(ReadPart::Memory)),
+                        next_offset,
+                    )
                 }
             }
-            Found::From { position } => self.read_exactly(partition, base, &view, request, limit, position).await?,
+            Found::From { position } => {
+                self.read_exactly(partition, base, &view, request, limit, position)
+                    .await?
+            }
         };
         let inner = partition.state.borrow();
         if request.offset < inner.log_start {
@@ -166,13 +205,18 @@ impl Shard {
         position: u64,
     ) -> Result<(SmallVec<[ReadPart; 2]>, Offset), ReadError> {
         let wanted = u64::from(request.max_bytes.min(RESULT_BYTES_MAX));
-        let mut window_end = (position + (wanted.min(READ_BYTES) + SUM_BLOCK as u64)).min(limit.position);
+        let mut window_end =
+            (position + (wanted.min(READ_BYTES) + SUM_BLOCK as u64)).min(limit.position);
         loop {
-            let pieces = self.bytes(partition, base, view, position, window_end).await?;
+            let pieces = self
+                .bytes(partition, base, view, position, window_end)
+                .await?;
             let bytes = joined(pieces);
             let walk = walk(&bytes, request, wanted as usize);
             if walk.needs > bytes.len() && window_end < limit.position {
-                window_end = (position + walk.needs as u64).max(window_end + READ_BYTES).min(limit.position);
+                window_end = (position + walk.needs as u64)
+                    .max(window_end + READ_BYTES)
+                    .min(limit.position);
                 continue;
             }
             let (from, to, next_offset) = walk.range;
@@ -185,10 +229,17 @@ impl Shard {
                 let entry = inner
                     .segment(base)
                     .and_then(|segment| last_entry(segment, view, position + to as u64))
-                    .filter(|entry| entry.position > position + from as u64 && entry.offset > request.offset);
-                entry.map_or((to, next_offset), |entry| ((entry.position - position) as usize, entry.offset))
+                    .filter(|entry| {
+                        entry.position > position + from as u64 && entry.offset > request.offset
+                    });
+                entry.map_or((to, next_offset), |entry| {
+                    ((entry.position - position) as usize, entry.offset)
+                })
             };
-            return Ok((SmallVec::from_iter([ReadPart::Memory(bytes.slice(from..to))]), next_offset));
+            return Ok((
+                SmallVec::from_iter([ReadPart::Memory(bytes.slice(from..to))]),
+                next_offset,
+            ));
         }
     }
 
@@ -256,14 +307,23 @@ impl Shard {
             let last = to.next_multiple_of(SUM_BLOCK as u64).min(segment.flushed);
             let sums: Vec<Option<u32>> = blocks(first, last)
                 .map(|block| {
-                    let pending = || segment.sums.pending.get(block.checked_sub(view.sums.len())?);
+                    let pending = || {
+                        segment
+                            .sums
+                            .pending
+                            .get(block.checked_sub(view.sums.len())?)
+                    };
                     view.sums.get(block).or_else(pending).map(|sum| sum.0)
                 })
                 .collect();
             (last, sums)
         };
         let path = || {
-            let path = DataPath::Segment { partition: partition.id, base_offset: base, file: SegmentFile::Log };
+            let path = DataPath::Segment {
+                partition: partition.id,
+                base_offset: base,
+                file: SegmentFile::Log,
+            };
             self.path(path)
         };
         let file = self.reader(partition, base).await?;
@@ -276,14 +336,20 @@ impl Shard {
         };
         if let Err(error) = result {
             tracing::error!(file = %path().display(), position = first, %error, "cannot read");
-            return Err(ReadError::Damaged { file: path(), position: first });
+            return Err(ReadError::Damaged {
+                file: path(),
+                position: first,
+            });
         }
         let seed = segment_seed(partition.id, base);
         for ((block, bytes), sum) in blocks(first, last).zip(bytes.chunks(SUM_BLOCK)).zip(sums) {
             if sum != Some(block_sum(seed, block as u64, bytes)) {
                 let position = (block * SUM_BLOCK) as u64;
                 tracing::error!(file = %path().display(), position, "the sum of a block does not match: not handed out");
-                return Err(ReadError::Damaged { file: path(), position });
+                return Err(ReadError::Damaged {
+                    file: path(),
+                    position,
+                });
             }
         }
         view.set_verified(first, last);
@@ -294,7 +360,11 @@ impl Shard {
         if let Some(file) = self.files.get(partition.id, base, Mode::Read) {
             return Ok(file);
         }
-        let log = DataPath::Segment { partition: partition.id, base_offset: base, file: SegmentFile::Log };
+        let log = DataPath::Segment {
+            partition: partition.id,
+            base_offset: base,
+            file: SegmentFile::Log,
+        };
         let path = self.path(log);
         match File::open(&path, OpenOptions::READ).await {
             Ok(file) => {
@@ -306,14 +376,20 @@ impl Shard {
                     return Err(ReadError::UnknownPartition);
                 }
                 tracing::error!(file = %path.display(), %error, "cannot open a segment");
-                Err(ReadError::Damaged { file: path, position: 0 })
+                Err(ReadError::Damaged {
+                    file: path,
+                    position: 0,
+                })
             }
         }
     }
 }
 
 pub(crate) fn out_of_range(inner: &PartitionInner) -> ReadError {
-    ReadError::OffsetOutOfRange { log_start: inner.log_start, high_watermark: inner.durable }
+    ReadError::OffsetOutOfRange {
+        log_start: inner.log_start,
+        high_watermark: inner.durable,
+    }
 }
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {
@@ -332,7 +408,10 @@ struct Brief {
 
 fn brief(inner: &PartitionInner, segment: Offset, position: u64) -> Option<Brief> {
     let mut bytes = [0; HEADER_BYTES];
-    inner.tail.copy_to(segment, position, &mut bytes).then_some(())?;
+    inner
+        .tail
+        .copy_to(segment, position, &mut bytes)
+        .then_some(())?;
     let header = BatchHeader::view(&bytes)?;
     Some(Brief {
         last_offset: header.last_offset(),
@@ -348,7 +427,10 @@ fn from_tail(
     request: &ReadRequest,
     limit: Limit,
 ) -> Option<(SmallVec<[ReadPart; 2]>, Offset)> {
-    let (base, mut from, _) = inner.tail.floor(request.offset).filter(|floor| floor.0 == segment.base)?;
+    let (base, mut from, _) = inner
+        .tail
+        .floor(request.offset)
+        .filter(|floor| floor.0 == segment.base)?;
     loop {
         let batch = brief(inner, base, from)?;
         if batch.last_offset >= request.offset {
@@ -360,7 +442,10 @@ fn from_tail(
     let (mut to, mut next_offset) = (limit.position, limit.offset);
     if to - from > max {
         // Walk only from the last known beginning of a batch before the bound.
-        to = inner.tail.floor_position(base, from + max).map_or(from, |position| position.max(from));
+        to = inner
+            .tail
+            .floor_position(base, from + max)
+            .map_or(from, |position| position.max(from));
         let mut batch = brief(inner, base, to)?;
         while to + batch.total <= from + max {
             to += batch.total;
@@ -376,12 +461,22 @@ fn from_tail(
         }
     }
     let pieces = inner.tail.pieces(base, from, to);
-    Some((pieces.into_iter().map(|piece| ReadPart::Memory(piece.into())).collect(), next_offset))
+    Some((
+        pieces
+            .into_iter()
+            .map(|piece| ReadPart::Memory(piece.into()))
+            .collect(),
+        next_offset,
+    ))
 }
 
 enum Found {
     /// A range between two index entries (or ends of what is flushed), which begins with the batch of the offset.
-    Indexed { from: u64, to: u64, next_offset: Offset },
+    Indexed {
+        from: u64,
+        to: u64,
+        next_offset: Offset,
+    },
     /// Somewhere behind this beginning of a batch.
     From { position: u64 },
 }
@@ -408,11 +503,19 @@ fn find_range(segment: &Segment, view: &SegmentView, request: &ReadRequest, limi
     if to < position + SENDFILE_BYTES_MIN {
         return Found::From { position };
     }
-    Found::Indexed { from: position, to, next_offset }
+    Found::Indexed {
+        from: position,
+        to,
+        next_offset,
+    }
 }
 
 /// The last index entry at or before an offset.
-pub(crate) fn floor_entry(segment: &Segment, view: &SegmentView, offset: Offset) -> Option<IndexEntry> {
+pub(crate) fn floor_entry(
+    segment: &Segment,
+    view: &SegmentView,
+    offset: Offset,
+) -> Option<IndexEntry> {
     let floor = |entries: &[IndexEntry]| {
         let behind = entries.partition_point(|entry| entry.offset <= offset);
         behind.checked_sub(1).map(|index| entries[index])
@@ -442,19 +545,33 @@ fn walk(bytes: &[u8], request: &ReadRequest, max: usize) -> Walk {
     let mut range: Option<(usize, usize, Offset)> = None;
     loop {
         let header = bytes.get(at..).and_then(BatchHeader::view);
-        let Some((header, total)) = header.and_then(|header| Some((header, header.total_bytes()?))) else {
-            let needs = if range.is_some() { 0 } else { at + HEADER_BYTES };
-            return Walk { range: range.unwrap_or((0, 0, request.offset)), needs };
+        let Some((header, total)) = header.and_then(|header| Some((header, header.total_bytes()?)))
+        else {
+            let needs = if range.is_some() {
+                0
+            } else {
+                at + HEADER_BYTES
+            };
+            return Walk {
+                range: range.unwrap_or((0, 0, request.offset)),
+                needs,
+            };
         };
         let end = at + total;
         if header.last_offset() >= request.offset {
             let (from, to, next) = range.unwrap_or((at, at, request.offset));
             let first = to == from;
             if end - from > max && !(first && request.at_least_one) {
-                return Walk { range: (from, to, next), needs: 0 };
+                return Walk {
+                    range: (from, to, next),
+                    needs: 0,
+                };
             }
             if end > bytes.len() {
-                return Walk { range: (from, to, next), needs: if first { end } else { 0 } };
+                return Walk {
+                    range: (from, to, next),
+                    needs: if first { end } else { 0 },
+                };
             }
             range = Some((from, end, header.next_offset()));
         }

@@ -13,7 +13,9 @@ use trireme_runtime::fs::{File, OpenOptions};
 use crate::api::ReadError;
 use crate::ids::Offset;
 use crate::layout::paths::DataPath;
-use crate::layout::sidecar::{IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, file_len, parse_block};
+use crate::layout::sidecar::{
+    IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, file_len, parse_block,
+};
 use crate::layout::{BLOCK, SUM_BLOCK};
 use crate::partition::Partition;
 use crate::shard::Shard;
@@ -36,7 +38,11 @@ impl SegmentView {
 
     pub fn is_verified(&self, from: u64, to: u64) -> bool {
         let verified = self.verified.borrow();
-        blocks(from, to).all(|block| verified.get(block / 64).is_some_and(|word| word >> (block % 64) & 1 == 1))
+        blocks(from, to).all(|block| {
+            verified
+                .get(block / 64)
+                .is_some_and(|word| word >> (block % 64) & 1 == 1)
+        })
     }
 
     pub fn set_verified(&self, from: u64, to: u64) {
@@ -57,7 +63,11 @@ pub(crate) fn blocks(from: u64, to: u64) -> std::ops::Range<usize> {
 
 impl Shard {
     /// The view of a segment, loaded if it is not.
-    pub async fn view(&self, partition: &Rc<Partition>, base: Offset) -> Result<Rc<SegmentView>, ReadError> {
+    pub async fn view(
+        &self,
+        partition: &Rc<Partition>,
+        base: Offset,
+    ) -> Result<Rc<SegmentView>, ReadError> {
         loop {
             let counts = {
                 let inner = partition.state.borrow();
@@ -65,7 +75,11 @@ impl Shard {
                 if let Some(view) = &segment.view {
                     return Ok(view.clone());
                 }
-                (segment.sums.in_file, segment.index.in_file, segment.time_index.in_file)
+                (
+                    segment.sums.in_file,
+                    segment.index.in_file,
+                    segment.time_index.in_file,
+                )
             };
             let view = Rc::new(SegmentView {
                 sums: self.load(partition, base, counts.0).await?,
@@ -75,7 +89,13 @@ impl Shard {
             });
             let mut inner = partition.state.borrow_mut();
             let segment = inner.segment_mut(base).ok_or(ReadError::UnknownPartition)?;
-            if counts != (segment.sums.in_file, segment.index.in_file, segment.time_index.in_file) {
+            if counts
+                != (
+                    segment.sums.in_file,
+                    segment.index.in_file,
+                    segment.time_index.in_file,
+                )
+            {
                 continue;
             }
             segment.view = Some(view.clone());
@@ -88,9 +108,13 @@ impl Shard {
     fn note_view(&self, partition: &Rc<Partition>, base: Offset, bytes: usize) {
         let mut views = self.views.borrow_mut();
         views.bytes += bytes;
-        views.queue.push_back((Rc::downgrade(partition), base, bytes));
+        views
+            .queue
+            .push_back((Rc::downgrade(partition), base, bytes));
         while views.bytes > VIEW_BYTES_MAX && views.queue.len() > 1 {
-            let Some((oldest, base, bytes)) = views.queue.pop_front() else { break };
+            let Some((oldest, base, bytes)) = views.queue.pop_front() else {
+                break;
+            };
             views.bytes -= bytes;
             if let Some(oldest) = oldest.upgrade()
                 && let Some(segment) = oldest.state.borrow_mut().segment_mut(base)
@@ -100,19 +124,33 @@ impl Shard {
         }
     }
 
-    async fn load<E: SidecarEntry>(&self, partition: &Partition, base: Offset, count: u32) -> Result<Vec<E>, ReadError> {
+    async fn load<E: SidecarEntry>(
+        &self,
+        partition: &Partition,
+        base: Offset,
+        count: u32,
+    ) -> Result<Vec<E>, ReadError> {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let path = self.path(DataPath::Segment { partition: partition.id, base_offset: base, file: E::FILE });
+        let path = self.path(DataPath::Segment {
+            partition: partition.id,
+            base_offset: base,
+            file: E::FILE,
+        });
         let blocks = count.div_ceil(E::PER_BLOCK as u32);
-        self.load_blocks(partition, base, 0, blocks).await.and_then(|entries: Vec<E>| {
-            if entries.len() >= count as usize {
-                Ok(entries.into_iter().take(count as usize).collect())
-            } else {
-                Err(ReadError::Damaged { file: path, position: file_len::<E>(entries.len()) })
-            }
-        })
+        self.load_blocks(partition, base, 0, blocks)
+            .await
+            .and_then(|entries: Vec<E>| {
+                if entries.len() >= count as usize {
+                    Ok(entries.into_iter().take(count as usize).collect())
+                } else {
+                    Err(ReadError::Damaged {
+                        file: path,
+                        position: file_len::<E>(entries.len()),
+                    })
+                }
+            })
     }
 
     /// The entries in `blocks` blocks of a sidecar file from block `first` on.
@@ -123,11 +161,20 @@ impl Shard {
         first: u32,
         blocks: u32,
     ) -> Result<Vec<E>, ReadError> {
-        let path = self.path(DataPath::Segment { partition: partition.id, base_offset: base, file: E::FILE });
-        let damaged = |position: u64| ReadError::Damaged { file: path.clone(), position };
+        let path = self.path(DataPath::Segment {
+            partition: partition.id,
+            base_offset: base,
+            file: E::FILE,
+        });
+        let damaged = |position: u64| ReadError::Damaged {
+            file: path.clone(),
+            position,
+        };
         let position = u64::from(first) * BLOCK as u64;
         let len = blocks as usize * BLOCK;
-        let bytes = read_range(&path, position, len).await.map_err(|_| damaged(position))?;
+        let bytes = read_range(&path, position, len)
+            .await
+            .map_err(|_| damaged(position))?;
         let mut entries = Vec::new();
         for (block, bytes) in (first..).zip(bytes.chunks(BLOCK)) {
             parse_block(partition.id, base, block, bytes, &mut entries)
@@ -139,6 +186,8 @@ impl Shard {
 
 async fn read_range(path: &PathBuf, position: u64, len: usize) -> io::Result<Vec<u8>> {
     let file = File::open(path, OpenOptions::READ).await?;
-    let (result, bytes) = file.read_exact_at(Vec::with_capacity(len), position, len).await;
+    let (result, bytes) = file
+        .read_exact_at(Vec::with_capacity(len), position, len)
+        .await;
     result.map(|()| bytes)
 }

@@ -53,18 +53,26 @@ pub(crate) async fn open(
     // The last group may have been read from the drive's cache, if its write was not over when the process was killed. It
     // counts from now on, so it must not be lost to a power cut.
     for file in &used {
-        let path = DataPath::Log { shard: id, file: file.file.index }.below(&data_dir);
+        let path = DataPath::Log {
+            shard: id,
+            file: file.file.index,
+        }
+        .below(&data_dir);
         file.file.file.sync_data().await.map_err(at(path))?;
     }
     for replayed in replay.partitions.values_mut() {
         verify_undone(&data_dir, replayed).await?;
     }
-    replay.finish().map_err(|error| damaged_log(&data_dir, id, &end, &error))?;
+    replay
+        .finish()
+        .map_err(|error| damaged_log(&data_dir, id, &end, &error))?;
     let log = begin_incarnation(&config, id, &checkpoint, &ring, &end, &replay, used).await?;
 
     let unclean = !end.clean;
     let shard = Rc::new(Shard::new(id, config, directory_id, shards, log, files));
-    shard.epoch.set((checkpoint.body.node_epoch + u32::from(unclean)) as i32);
+    shard
+        .epoch
+        .set((checkpoint.body.node_epoch + u32::from(unclean)) as i32);
     shard.checkpoint_number.set(checkpoint.number);
     *shard.partitions.borrow_mut() = replay.map();
     {
@@ -76,9 +84,13 @@ pub(crate) async fn open(
         settle(&shard, replayed).await?;
     }
     if unclean {
-        remove_orphans(&shard).await.map_err(at(shard.path(DataPath::PartitionsRoot)))?;
+        remove_orphans(&shard)
+            .await
+            .map_err(at(shard.path(DataPath::PartitionsRoot)))?;
     }
-    persist_cut(&shard, &checkpoint).await.map_err(at(shard.path(DataPath::Shard(id))))?;
+    persist_cut(&shard, &checkpoint)
+        .await
+        .map_err(at(shard.path(DataPath::Shard(id))))?;
     if unclean {
         tracing::info!(
             shard = id,
@@ -93,7 +105,11 @@ pub(crate) async fn open(
     Ok(shard)
 }
 
-async fn read_checkpoint(data_dir: &Path, id: u16, directory_id: [u8; 16]) -> Result<Checkpoint, OpenError> {
+async fn read_checkpoint(
+    data_dir: &Path,
+    id: u16,
+    directory_id: [u8; 16],
+) -> Result<Checkpoint, OpenError> {
     let mut bytes = [None, None];
     for slot in 0..2 {
         let path = DataPath::Checkpoint { shard: id, slot }.below(data_dir);
@@ -107,7 +123,11 @@ async fn read_checkpoint(data_dir: &Path, id: u16, directory_id: [u8; 16]) -> Re
     let slots = read_slots(id, [first.as_deref(), second.as_deref()]);
     if let Some((slot, error)) = slots.damaged.first() {
         return Err(OpenError::Damaged {
-            file: DataPath::Checkpoint { shard: id, slot: *slot }.below(data_dir),
+            file: DataPath::Checkpoint {
+                shard: id,
+                slot: *slot,
+            }
+            .below(data_dir),
             position: error.position(),
             what: error.to_string(),
         });
@@ -129,7 +149,10 @@ async fn list_log(data_dir: &Path, id: u16) -> Result<Vec<RingFile>, OpenError> 
     let ring = entries.iter().filter_map(|entry| {
         let relative = format!("{}/{}", DataPath::Shard(id).relative(), entry.name);
         match DataPath::parse(&relative) {
-            Some(DataPath::Log { file, .. }) => Some(RingFile { index: file, size_bytes: entry.size }),
+            Some(DataPath::Log { file, .. }) => Some(RingFile {
+                index: file,
+                size_bytes: entry.size,
+            }),
             _ => None,
         }
     });
@@ -138,7 +161,11 @@ async fn list_log(data_dir: &Path, id: u16) -> Result<Vec<RingFile>, OpenError> 
 
 fn damaged_log(data_dir: &Path, id: u16, end: &LogEnd, error: &ReplayError) -> OpenError {
     OpenError::Damaged {
-        file: DataPath::Log { shard: id, file: end.end.file }.below(data_dir),
+        file: DataPath::Log {
+            shard: id,
+            file: end.end.file,
+        }
+        .below(data_dir),
         position: end.end.position,
         what: error.to_string(),
     }
@@ -154,7 +181,11 @@ async fn replay_log(
 ) -> Result<(Replay, LogEnd), OpenError> {
     let body = &checkpoint.body;
     let damage = |damage: &LogDamage| OpenError::Damaged {
-        file: DataPath::Log { shard: id, file: damage.file }.below(data_dir),
+        file: DataPath::Log {
+            shard: id,
+            file: damage.file,
+        }
+        .below(data_dir),
         position: damage.position,
         what: damage.to_string(),
     };
@@ -184,8 +215,16 @@ async fn replay_log(
                         });
                         if !is_known {
                             let size_bytes = reader.size(header.file);
-                            let state = LogFileState { index: header.file, file_use: header.file_use, size_bytes };
-                            let path = DataPath::Log { shard: id, file: header.file }.below(data_dir);
+                            let state = LogFileState {
+                                index: header.file,
+                                file_use: header.file_use,
+                                size_bytes,
+                            };
+                            let path = DataPath::Log {
+                                shard: id,
+                                file: header.file,
+                            }
+                            .below(data_dir);
                             used.push_back(UsedFile {
                                 ordinal: used.back().map_or(0, |last| last.ordinal + 1),
                                 file: open_file(data_dir, id, &state).await.map_err(at(path))?,
@@ -202,16 +241,26 @@ async fn replay_log(
                         }
                         let ordinal = used.back().expect("just pushed").ordinal;
                         for record in group.records() {
-                            replay.record(&header, ordinal, &record).map_err(|error| OpenError::Damaged {
-                                file: DataPath::Log { shard: id, file: header.file }.below(data_dir),
-                                position: header.position,
-                                what: error.to_string(),
+                            replay.record(&header, ordinal, &record).map_err(|error| {
+                                OpenError::Damaged {
+                                    file: DataPath::Log {
+                                        shard: id,
+                                        file: header.file,
+                                    }
+                                    .below(data_dir),
+                                    position: header.position,
+                                    what: error.to_string(),
+                                }
                             })?;
                         }
                     }
                 }
             }
-            Want::Probe { file, position, len } => {
+            Want::Probe {
+                file,
+                position,
+                len,
+            } => {
                 reader.seek(file, position, 0).await?;
                 let bytes = reader.bytes(position);
                 scan.supply(&bytes[..bytes.len().min(len as usize)]);
@@ -234,11 +283,21 @@ struct LogReader<'a> {
 
 impl<'a> LogReader<'a> {
     fn new(data_dir: &'a Path, id: u16, ring: &'a [RingFile]) -> Self {
-        Self { data_dir, id, ring, file: None, position: 0, buf: AlignedBuf::with_capacity(READ_BYTES) }
+        Self {
+            data_dir,
+            id,
+            ring,
+            file: None,
+            position: 0,
+            buf: AlignedBuf::with_capacity(READ_BYTES),
+        }
     }
 
     fn size(&self, file: u32) -> u64 {
-        self.ring.iter().find(|found| found.index == file).map_or(0, |found| found.size_bytes)
+        self.ring
+            .iter()
+            .find(|found| found.index == file)
+            .map_or(0, |found| found.size_bytes)
     }
 
     /// The bytes in memory from `position` on.
@@ -255,10 +314,16 @@ impl<'a> LogReader<'a> {
         if is_here {
             return Ok(());
         }
-        let path = DataPath::Log { shard: self.id, file }.below(self.data_dir);
+        let path = DataPath::Log {
+            shard: self.id,
+            file,
+        }
+        .below(self.data_dir);
         let open = match self.file.take() {
             Some((index, open)) if index == file => open,
-            _ => open_direct(&path, OpenOptions::READ).await.map_err(at(&path))?,
+            _ => open_direct(&path, OpenOptions::READ)
+                .await
+                .map_err(at(&path))?,
         };
         let size = self.size(file) / BLOCK as u64 * BLOCK as u64;
         let len = size.saturating_sub(position).min(READ_BYTES as u64) as usize;
@@ -278,14 +343,23 @@ impl<'a> LogReader<'a> {
 
 /// Checks the blocks of a direct run without `Done`, and applies or drops it.
 async fn verify_undone(data_dir: &Path, replayed: &mut Replayed) -> Result<(), OpenError> {
-    let Some(undone) = &replayed.undone else { return Ok(()) };
+    let Some(undone) = &replayed.undone else {
+        return Ok(());
+    };
     let id = replayed.partition.id;
     let (base, from) = (undone.entry.segment_base, undone.blocks_at());
-    let path = DataPath::Segment { partition: id, base_offset: base, file: SegmentFile::Log }.below(data_dir);
+    let path = DataPath::Segment {
+        partition: id,
+        base_offset: base,
+        file: SegmentFile::Log,
+    }
+    .below(data_dir);
     let right = match fs::exists(&path).await.map_err(at(&path))? {
         false => false,
         true => {
-            let file = open_direct(&path, OpenOptions::READ).await.map_err(at(&path))?;
+            let file = open_direct(&path, OpenOptions::READ)
+                .await
+                .map_err(at(&path))?;
             let mut buf = AlignedBuf::with_capacity(READ_BYTES);
             let (mut block, mut right) = (0, true);
             let seed = segment_seed(id, base);
@@ -299,7 +373,9 @@ async fn verify_undone(data_dir: &Path, replayed: &mut Replayed) -> Result<(), O
                     Err(error) => return Err(at(&path)(error)),
                     Ok(()) => {
                         let first = from / SUM_BLOCK as u64 + block as u64;
-                        let sums = (first..).zip(buf.chunks(SUM_BLOCK)).map(|(block, bytes)| block_sum(seed, block, bytes));
+                        let sums = (first..)
+                            .zip(buf.chunks(SUM_BLOCK))
+                            .map(|(block, bytes)| block_sum(seed, block, bytes));
                         right = sums.eq(undone.sums[block..block + count].iter().copied());
                     }
                 }
@@ -340,22 +416,36 @@ async fn begin_incarnation(
     let mut spare_states: Vec<LogFileState> = Vec::new();
     while used.front().is_some_and(|first| first.ordinal < needed) {
         let freed = used.pop_front().expect("just seen").file;
-        spare_states.push(LogFileState { index: freed.index, file_use: freed.file_use, size_bytes: freed.size });
+        spare_states.push(LogFileState {
+            index: freed.index,
+            file_use: freed.file_use,
+            size_bytes: freed.size,
+        });
     }
     for file in ring {
-        let listed = checkpoint.body.files.iter().find(|listed| listed.index == file.index);
+        let listed = checkpoint
+            .body
+            .files
+            .iter()
+            .find(|listed| listed.index == file.index);
         let is_used = used.iter().any(|used| used.file.index == file.index);
         let is_spare = spare_states.iter().any(|spare| spare.index == file.index);
         if is_used || is_spare {
             continue;
         }
         match listed {
-            Some(listed) if listed.size_bytes == file.size_bytes && file.size_bytes >= 2 * BLOCK as u64 => {
+            Some(listed)
+                if listed.size_bytes == file.size_bytes && file.size_bytes >= 2 * BLOCK as u64 =>
+            {
                 spare_states.push(*listed);
             }
             // Made, perhaps not to its end, and never used.
             _ => {
-                let path = DataPath::Log { shard: id, file: file.index }.below(data_dir);
+                let path = DataPath::Log {
+                    shard: id,
+                    file: file.index,
+                }
+                .below(data_dir);
                 fs::remove_file(&path).await.map_err(at(path))?;
             }
         }
@@ -365,7 +455,11 @@ async fn begin_incarnation(
     let mut next_index = ring.iter().map(|file| file.index + 1).max().unwrap_or(0);
     let mut spare: VecDeque<LogFile> = VecDeque::new();
     for state in &spare_states {
-        let path = DataPath::Log { shard: id, file: state.index }.below(data_dir);
+        let path = DataPath::Log {
+            shard: id,
+            file: state.index,
+        }
+        .below(data_dir);
         spare.push_back(open_file(data_dir, id, state).await.map_err(at(path))?);
     }
     let current = match spare.pop_front() {
@@ -374,8 +468,14 @@ async fn begin_incarnation(
             let size = u64::from(config.first_wal_file_bytes).max(2 * BLOCK as u64);
             let size = size.next_multiple_of(BLOCK as u64);
             next_index += 1;
-            let path = DataPath::Log { shard: id, file: next_index - 1 }.below(data_dir);
-            create_file(data_dir, id, next_index - 1, size).await.map_err(at(path))?
+            let path = DataPath::Log {
+                shard: id,
+                file: next_index - 1,
+            }
+            .below(data_dir);
+            create_file(data_dir, id, next_index - 1, size)
+                .await
+                .map_err(at(path))?
         }
     };
     let mut earlier: Vec<LogExtent> = checkpoint.body.extents.clone();
@@ -383,10 +483,19 @@ async fn begin_incarnation(
         last.end = Some(end.end);
         last.durable_through = end.end.sequence - 1;
     }
-    earlier.retain(|extent| used.iter().any(|file| file.incarnation == extent.incarnation));
-    let identity = LogIdentity { shard: id, incarnation: checkpoint.body.incarnation + 1, nonce: random_u64() };
+    earlier.retain(|extent| {
+        used.iter()
+            .any(|file| file.incarnation == extent.incarnation)
+    });
+    let identity = LogIdentity {
+        shard: id,
+        incarnation: checkpoint.body.incarnation + 1,
+        nonce: random_u64(),
+    };
     let sequence = end.end.sequence.max(1);
-    Ok(CommitLog::new(identity, sequence, earlier, used, current, spare, next_index))
+    Ok(CommitLog::new(
+        identity, sequence, earlier, used, current, spare, next_index,
+    ))
 }
 
 /// Brings a recovered partition into order: closes holes between direct runs, counts what is unflushed, notes what is due.
@@ -398,11 +507,14 @@ async fn settle(shard: &Rc<Shard>, replayed: &Replayed) -> Result<(), OpenError>
         return Ok(());
     }
     if let Some(base) = replayed.imaged {
-        shard.reopen_sidecars(partition, base).await.map_err(|error| OpenError::Damaged {
-            file: shard.path(DataPath::Partition(id)),
-            position: 0,
-            what: error.to_string(),
-        })?;
+        shard
+            .reopen_sidecars(partition, base)
+            .await
+            .map_err(|error| OpenError::Damaged {
+                file: shard.path(DataPath::Partition(id)),
+                position: 0,
+                what: error.to_string(),
+            })?;
     }
     {
         let mut log = shard.log.borrow_mut();
@@ -414,13 +526,26 @@ async fn settle(shard: &Rc<Shard>, replayed: &Replayed) -> Result<(), OpenError>
     }
     shard.take_memory(partition.state.borrow().tail.capacity());
     for hole in &replayed.holes {
-        let path = DataPath::Segment { partition: id, base_offset: hole.segment, file: SegmentFile::Log };
-        shard.close_hole(partition, hole).await.map_err(at(shard.path(path)))?;
+        let path = DataPath::Segment {
+            partition: id,
+            base_offset: hole.segment,
+            file: SegmentFile::Log,
+        };
+        shard
+            .close_hole(partition, hole)
+            .await
+            .map_err(at(shard.path(path)))?;
     }
     let (is_rolled, unflushed) = {
         let mut inner = partition.state.borrow_mut();
         inner.settle_spans();
-        (inner.segments.iter().any(|segment| segment.rolled && !segment.sealed), inner.unflushed())
+        (
+            inner
+                .segments
+                .iter()
+                .any(|segment| segment.rolled && !segment.sealed),
+            inner.unflushed(),
+        )
     };
     shard.unflushed.set(shard.unflushed.get() + unflushed);
     if is_rolled {
@@ -435,10 +560,16 @@ async fn remove_orphans(shard: &Rc<Shard>) -> io::Result<()> {
     let root = shard.path(DataPath::PartitionsRoot);
     for directory in fs::read_dir(&root).await? {
         let relative = format!("{}/{}", DataPath::PartitionsRoot.relative(), directory.name);
-        let Some(DataPath::Partition(id)) = DataPath::parse(&relative) else { continue };
-        let Some(partition) = shard.partition(&id) else { continue };
+        let Some(DataPath::Partition(id)) = DataPath::parse(&relative) else {
+            continue;
+        };
+        let Some(partition) = shard.partition(&id) else {
+            continue;
+        };
         for file in fs::read_dir(root.join(&directory.name)).await? {
-            let Some(DataPath::Segment { base_offset, .. }) = DataPath::parse(&format!("{relative}/{}", file.name)) else {
+            let Some(DataPath::Segment { base_offset, .. }) =
+                DataPath::parse(&format!("{relative}/{}", file.name))
+            else {
                 continue;
             };
             if partition.state.borrow().segment(base_offset).is_none() {

@@ -72,9 +72,20 @@ pub(crate) struct Replayed {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplayError {
     #[error("record {kind:?} of partition {partition}: {what}")]
-    Record { kind: RecordType, partition: PartitionId, what: &'static str },
-    #[error("partition {partition}: bytes of segment {segment} from {have} to {expected} are nowhere")]
-    Missing { partition: PartitionId, segment: Offset, have: u64, expected: u64 },
+    Record {
+        kind: RecordType,
+        partition: PartitionId,
+        what: &'static str,
+    },
+    #[error(
+        "partition {partition}: bytes of segment {segment} from {have} to {expected} are nowhere"
+    )]
+    Missing {
+        partition: PartitionId,
+        segment: Offset,
+        have: u64,
+        expected: u64,
+    },
     #[error("partition {0}: {1}")]
     State(PartitionId, &'static str),
 }
@@ -89,7 +100,12 @@ pub(crate) struct Replay {
 
 /// Until its owner says how a partition is configured, nothing of it is deleted.
 fn inert_config() -> PartitionConfig {
-    PartitionConfig { retention_ms: None, retention_bytes: None, delete: false, ..PartitionConfig::default() }
+    PartitionConfig {
+        retention_ms: None,
+        retention_bytes: None,
+        delete: false,
+        ..PartitionConfig::default()
+    }
 }
 
 impl Replay {
@@ -99,14 +115,31 @@ impl Replay {
         for state in &body.partitions {
             partitions.insert(state.id, restore(state, &config)?);
         }
-        let known_through = body.extents.last().map_or(0, |extent| extent.durable_through);
-        Ok(Self { partitions, known_through, config, bytes: 0 })
+        let known_through = body
+            .extents
+            .last()
+            .map_or(0, |extent| extent.durable_through);
+        Ok(Self {
+            partitions,
+            known_through,
+            config,
+            bytes: 0,
+        })
     }
 
     /// Applies a record of a group that stands in the use `ordinal` of a file.
-    pub fn record(&mut self, group: &GroupHeader, ordinal: u64, record: &RecordView<'_>) -> Result<(), ReplayError> {
+    pub fn record(
+        &mut self,
+        group: &GroupHeader,
+        ordinal: u64,
+        record: &RecordView<'_>,
+    ) -> Result<(), ReplayError> {
         let entry = record.entry;
-        let error = |what| ReplayError::Record { kind: entry.kind, partition: entry.partition, what };
+        let error = |what| ReplayError::Record {
+            kind: entry.kind,
+            partition: entry.partition,
+            what,
+        };
         if matches!(entry.kind, RecordType::Mark | RecordType::FileEnd) {
             return Ok(());
         }
@@ -116,7 +149,8 @@ impl Replay {
             return match entry.kind {
                 _ if is_known || group.sequence <= self.known_through => Ok(()),
                 RecordType::Create => {
-                    self.partitions.insert(entry.partition, created(&entry, &self.config));
+                    self.partitions
+                        .insert(entry.partition, created(&entry, &self.config));
                     Ok(())
                 }
                 _ => Err(error("no such partition")),
@@ -131,27 +165,57 @@ impl Replay {
         match entry.kind {
             RecordType::Append => {
                 if let Some(undone) = replayed.undone.take() {
-                    apply_direct(inner, &mut replayed.ordinals, &mut replayed.holes, undone, replayed.known_below).map_err(error)?;
+                    apply_direct(
+                        inner,
+                        &mut replayed.ordinals,
+                        &mut replayed.holes,
+                        undone,
+                        replayed.known_below,
+                    )
+                    .map_err(error)?;
                 }
                 if place(inner, &entry).map_err(error)? {
                     put(inner, &entry, entry.position, record.payload).map_err(error)?;
-                    apply_batches(inner, &entry, record.payload, group.unix_ms, replayed.known_below).map_err(error)?;
-                    note_span(inner, &mut replayed.ordinals, &entry, group.sequence, ordinal);
+                    apply_batches(
+                        inner,
+                        &entry,
+                        record.payload,
+                        group.unix_ms,
+                        replayed.known_below,
+                    )
+                    .map_err(error)?;
+                    note_span(
+                        inner,
+                        &mut replayed.ordinals,
+                        &entry,
+                        group.sequence,
+                        ordinal,
+                    );
                 }
             }
             RecordType::Carried => {
                 if inner.segment(entry.segment_base).is_some() {
                     put(inner, &entry, entry.position, record.payload).map_err(error)?;
                     // It stands for everything that was logged before.
-                    let again = inner.spans.last().is_some_and(|last| last.sequence == group.sequence);
+                    let again = inner
+                        .spans
+                        .last()
+                        .is_some_and(|last| last.sequence == group.sequence);
                     if !again && covers_tail(inner, &entry) {
                         inner.spans.clear();
                     }
-                    note_span(inner, &mut replayed.ordinals, &entry, group.sequence, ordinal);
+                    note_span(
+                        inner,
+                        &mut replayed.ordinals,
+                        &entry,
+                        group.sequence,
+                        ordinal,
+                    );
                 }
             }
             RecordType::Direct => {
-                let direct = Direct::parse(record.payload, entry.position, entry.len).map_err(|_| error("payload"))?;
+                let direct = Direct::parse(record.payload, entry.position, entry.len)
+                    .map_err(|_| error("payload"))?;
                 replayed.undone = Some(DirectReplay {
                     entry,
                     sums: direct.sums().collect(),
@@ -165,26 +229,50 @@ impl Replay {
             }
             RecordType::Done => {
                 let is_it = |undone: &DirectReplay| {
-                    (undone.entry.segment_base, undone.entry.position) == (entry.segment_base, entry.position)
+                    (undone.entry.segment_base, undone.entry.position)
+                        == (entry.segment_base, entry.position)
                 };
                 if replayed.undone.as_ref().is_some_and(is_it)
                     && let Some(undone) = replayed.undone.take()
                 {
-                    apply_direct(inner, &mut replayed.ordinals, &mut replayed.holes, undone, replayed.known_below).map_err(error)?;
+                    apply_direct(
+                        inner,
+                        &mut replayed.ordinals,
+                        &mut replayed.holes,
+                        undone,
+                        replayed.known_below,
+                    )
+                    .map_err(error)?;
                 }
             }
             RecordType::BlockImage => {
-                let Some(segment) = inner.segment_mut(entry.segment_base) else { return Ok(()) };
+                let Some(segment) = inner.segment_mut(entry.segment_base) else {
+                    return Ok(());
+                };
                 let whole = segment.flushed - segment.flushed % SUM_BLOCK as u64;
-                if segment.head_on_disk && whole == entry.position && segment.flushed == entry.end_position() {
+                if segment.head_on_disk
+                    && whole == entry.position
+                    && segment.flushed == entry.end_position()
+                {
                     segment.flushed = whole;
                     segment.head_on_disk = false;
                     replayed.imaged = Some(entry.segment_base);
-                    inner.tail.append(entry.segment_base, entry.position, record.payload, CHUNK_BYTES_MAX);
+                    inner.tail.append(
+                        entry.segment_base,
+                        entry.position,
+                        record.payload,
+                        CHUNK_BYTES_MAX,
+                    );
                 } else {
                     put(inner, &entry, entry.position, record.payload).map_err(error)?;
                 }
-                note_span(inner, &mut replayed.ordinals, &entry, group.sequence, ordinal);
+                note_span(
+                    inner,
+                    &mut replayed.ordinals,
+                    &entry,
+                    group.sequence,
+                    ordinal,
+                );
             }
             RecordType::Delete => {
                 inner.deleting = true;
@@ -199,12 +287,16 @@ impl Replay {
             }
             RecordType::ProducerSnapshot => {
                 if entry.base_offset >= replayed.known_below {
-                    let producers = parse_producers(record.payload).map_err(|_| error("payload"))?;
-                    inner.producers = Producers::restore(producers).map_err(|_| error("impossible producers"))?;
+                    let producers =
+                        parse_producers(record.payload).map_err(|_| error("payload"))?;
+                    inner.producers =
+                        Producers::restore(producers).map_err(|_| error("impossible producers"))?;
                 }
             }
             RecordType::Create => {}
-            RecordType::Truncate => return Err(error("truncation is not written by a single node")),
+            RecordType::Truncate => {
+                return Err(error("truncation is not written by a single node"));
+            }
             RecordType::Mark | RecordType::FileEnd => {}
         }
         Ok(())
@@ -212,14 +304,26 @@ impl Replay {
 
     /// Applies a run without `Done` whose blocks were found right, or drops one whose blocks were not.
     pub fn settle_undone(replayed: &mut Replayed, right: bool) -> Result<(), ReplayError> {
-        let Some(undone) = replayed.undone.take() else { return Ok(()) };
+        let Some(undone) = replayed.undone.take() else {
+            return Ok(());
+        };
         if !right {
             return Ok(());
         }
         let mut inner = replayed.partition.state.borrow_mut();
         let entry = undone.entry;
-        apply_direct(&mut inner, &mut replayed.ordinals, &mut replayed.holes, undone, replayed.known_below)
-            .map_err(|what| ReplayError::Record { kind: entry.kind, partition: entry.partition, what })
+        apply_direct(
+            &mut inner,
+            &mut replayed.ordinals,
+            &mut replayed.holes,
+            undone,
+            replayed.known_below,
+        )
+        .map_err(|what| ReplayError::Record {
+            kind: entry.kind,
+            partition: entry.partition,
+            what,
+        })
     }
 
     /// Checks that everything the checkpoint knew of is there, and calls what was read durable. The living map, and what
@@ -236,9 +340,16 @@ impl Replay {
                 // What is below the log start may be gone.
                 let log_start = inner.log_start;
                 let found = inner.segment(*segment);
-                if let Some(found) = found.filter(|found| found.length < *expected && found.end > log_start) {
+                if let Some(found) =
+                    found.filter(|found| found.length < *expected && found.end > log_start)
+                {
                     let (segment, have, expected) = (*segment, found.length, *expected);
-                    return Err(ReplayError::Missing { partition: *id, segment, have, expected });
+                    return Err(ReplayError::Missing {
+                        partition: *id,
+                        segment,
+                        have,
+                        expected,
+                    });
                 }
             }
             inner.durable = inner.next_offset;
@@ -253,7 +364,10 @@ impl Replay {
 
     /// All partitions, for the shard.
     pub fn map(&self) -> Map<PartitionId, Rc<Partition>> {
-        self.partitions.iter().map(|(id, replayed)| (*id, replayed.partition.clone())).collect()
+        self.partitions
+            .iter()
+            .map(|(id, replayed)| (*id, replayed.partition.clone()))
+            .collect()
     }
 }
 
@@ -266,7 +380,9 @@ fn restore(state: &PartitionState, config: &Rc<PartitionConfig>) -> Result<Repla
         inner.deleting = state.deleting;
         inner.segments = state.segments.iter().map(Segment::from_state).collect();
         let last = inner.segments.len().saturating_sub(1);
-        inner.segments[..last].iter_mut().for_each(|segment| segment.rolled = true);
+        inner.segments[..last]
+            .iter_mut()
+            .for_each(|segment| segment.rolled = true);
         inner.has_directory = inner.segments.iter().any(|segment| segment.allocated > 0);
         inner.epochs = LeaderEpochs::restore(state.epochs.iter().copied())
             .map_err(|_| ReplayError::State(state.id, "impossible epochs"))?;
@@ -277,7 +393,11 @@ fn restore(state: &PartitionState, config: &Rc<PartitionConfig>) -> Result<Repla
         partition: Rc::new(partition),
         known_below: state.next_offset,
         replay_from: state.replay_from_sequence,
-        expected: state.segments.iter().map(|segment| (segment.base_offset, segment.length_bytes)).collect(),
+        expected: state
+            .segments
+            .iter()
+            .map(|segment| (segment.base_offset, segment.length_bytes))
+            .collect(),
         undone: None,
         holes: Vec::new(),
         imaged: None,
@@ -320,13 +440,22 @@ fn place(inner: &mut PartitionInner, entry: &Entry) -> Result<bool, &'static str
             (last.sealed, last.head_on_disk) = (true, false);
         }
     }
-    inner.segments.push(Segment::new(entry.segment_base, trireme_runtime::unix_ms()));
+    inner
+        .segments
+        .push(Segment::new(entry.segment_base, trireme_runtime::unix_ms()));
     Ok(true)
 }
 
 /// Puts those bytes into the tail that are behind what the segment has.
-fn put(inner: &mut PartitionInner, entry: &Entry, position: u64, bytes: &[u8]) -> Result<(), &'static str> {
-    let segment = inner.segment_mut(entry.segment_base).ok_or("no such segment")?;
+fn put(
+    inner: &mut PartitionInner,
+    entry: &Entry,
+    position: u64,
+    bytes: &[u8],
+) -> Result<(), &'static str> {
+    let segment = inner
+        .segment_mut(entry.segment_base)
+        .ok_or("no such segment")?;
     let end = position + bytes.len() as u64;
     if end <= segment.length {
         return Ok(());
@@ -336,7 +465,12 @@ fn put(inner: &mut PartitionInner, entry: &Entry, position: u64, bytes: &[u8]) -
     }
     let at = segment.length;
     segment.length = end;
-    inner.tail.append(entry.segment_base, at, &bytes[(at - position) as usize..], CHUNK_BYTES_MAX);
+    inner.tail.append(
+        entry.segment_base,
+        at,
+        &bytes[(at - position) as usize..],
+        CHUNK_BYTES_MAX,
+    );
     Ok(())
 }
 
@@ -351,14 +485,24 @@ fn apply_batches(
     for raw in Batches::new(payload) {
         let raw = raw.map_err(|_| "bytes that are no batches")?;
         let header = raw.header();
-        inner.tail.mark(entry.segment_base, position, header.base_offset());
+        inner
+            .tail
+            .mark(entry.segment_base, position, header.base_offset());
         if header.base_offset() >= known_below {
             let note = BatchNote {
                 base_offset: header.base_offset(),
                 last_offset: header.last_offset(),
                 max_timestamp: header.latest_timestamp(),
             };
-            apply_batch(inner, entry, position, &note, header.leader_epoch(), Sequenced::of(header), unix_ms)?;
+            apply_batch(
+                inner,
+                entry,
+                position,
+                &note,
+                header.leader_epoch(),
+                Sequenced::of(header),
+                unix_ms,
+            )?;
         }
         position += raw.bytes().len() as u64;
     }
@@ -381,12 +525,16 @@ fn apply_batch(
         return Err("a batch that does not follow the one before");
     }
     let interval = index_interval(&inner.config);
-    let segment = inner.segment_mut(entry.segment_base).ok_or("no such segment")?;
+    let segment = inner
+        .segment_mut(entry.segment_base)
+        .ok_or("no such segment")?;
     segment.note_batch(position, note, interval);
     inner.next_offset = note.last_offset + 1;
     inner.epochs.assign(epoch, note.base_offset);
     if let Some(sequenced) = sequenced {
-        inner.producers.replay(&sequenced, note.base_offset, unix_ms);
+        inner
+            .producers
+            .replay(&sequenced, note.base_offset, unix_ms);
     }
     Ok(())
 }
@@ -418,7 +566,9 @@ fn apply_direct(
     let blocks_at = direct.blocks_at();
     let blocks_end = blocks_at + (direct.sums.len() * SUM_BLOCK) as u64;
     put(inner, &entry, entry.position, &direct.head)?;
-    let segment = inner.segment_mut(entry.segment_base).ok_or("no such segment")?;
+    let segment = inner
+        .segment_mut(entry.segment_base)
+        .ok_or("no such segment")?;
     segment.allocated = segment.allocated.max(blocks_end);
     if segment.length < blocks_end {
         if segment.length != blocks_at {
@@ -426,7 +576,11 @@ fn apply_direct(
         }
         segment.length = blocks_end;
         let sums = direct.sums.iter().map(|sum| SumEntry(*sum)).collect();
-        holes.push(Hole { segment: entry.segment_base, from: blocks_at, sums });
+        holes.push(Hole {
+            segment: entry.segment_base,
+            from: blocks_at,
+            sums,
+        });
     }
     inner.has_directory = true;
     put(inner, &entry, blocks_end, &direct.tail)?;
@@ -439,7 +593,15 @@ fn apply_direct(
                 max_timestamp: latest,
             };
             let sequenced = sequenced(summary);
-            apply_batch(inner, &entry, summary.position, &note, summary.leader_epoch, sequenced, direct.unix_ms)?;
+            apply_batch(
+                inner,
+                &entry,
+                summary.position,
+                &note,
+                summary.leader_epoch,
+                sequenced,
+                direct.unix_ms,
+            )?;
         }
     }
     note_span(inner, ordinals, &entry, direct.sequence, direct.ordinal);
@@ -448,14 +610,28 @@ fn apply_direct(
 
 /// Whether a carried run begins where the flushed bytes end, in the first segment that is not all flushed.
 fn covers_tail(inner: &PartitionInner, entry: &Entry) -> bool {
-    let first = inner.segments.iter().find(|segment| segment.flushed < segment.length);
-    first.is_none_or(|segment| segment.base == entry.segment_base && entry.position <= segment.flushed)
+    let first = inner
+        .segments
+        .iter()
+        .find(|segment| segment.flushed < segment.length);
+    first.is_none_or(|segment| {
+        segment.base == entry.segment_base && entry.position <= segment.flushed
+    })
 }
 
-fn note_span(inner: &mut PartitionInner, ordinals: &mut Vec<u64>, entry: &Entry, sequence: u64, ordinal: u64) {
+fn note_span(
+    inner: &mut PartitionInner,
+    ordinals: &mut Vec<u64>,
+    entry: &Entry,
+    sequence: u64,
+    ordinal: u64,
+) {
     let segment = entry.segment_base;
     let end = entry.end_position();
-    if inner.segment(segment).is_none_or(|segment| segment.flushed >= end) {
+    if inner
+        .segment(segment)
+        .is_none_or(|segment| segment.flushed >= end)
+    {
         return;
     }
     match inner.spans.last_mut() {
@@ -465,9 +641,13 @@ fn note_span(inner: &mut PartitionInner, ordinals: &mut Vec<u64>, entry: &Entry,
             }
         }
         _ => {
-            inner.spans.push(Span { ordinal, sequence, segment, end });
+            inner.spans.push(Span {
+                ordinal,
+                sequence,
+                segment,
+                end,
+            });
             ordinals.push(ordinal);
         }
     }
 }
-

@@ -21,7 +21,10 @@ use crate::shard::Shard;
 /// Runs for ever in the background share. One per shard.
 pub(crate) async fn run(shard: Rc<Shard>) {
     loop {
-        sleep(Duration::from_millis(shard.config.retention_check_interval_ms.max(1))).await;
+        sleep(Duration::from_millis(
+            shard.config.retention_check_interval_ms.max(1),
+        ))
+        .await;
         for partition in shard.all_partitions() {
             if shard.closing.get() {
                 return;
@@ -32,7 +35,9 @@ pub(crate) async fn run(shard: Rc<Shard>) {
             let now_ms = unix_ms();
             let new_start = {
                 let mut inner = partition.state.borrow_mut();
-                inner.producers.expire(now_ms, shard.config.producer_id_expiration_ms);
+                inner
+                    .producers
+                    .expire(now_ms, shard.config.producer_id_expiration_ms);
                 expired_through(&mut inner, now_ms)
             };
             if let Some(new_start) = new_start {
@@ -50,13 +55,30 @@ fn expired_through(inner: &mut PartitionInner, now_ms: i64) -> Option<Offset> {
         return None;
     }
     let log_start = inner.log_start;
-    let mut size: u64 = inner.segments.iter().filter(|segment| segment.end > log_start).map(|segment| segment.length).sum();
+    let mut size: u64 = inner
+        .segments
+        .iter()
+        .filter(|segment| segment.end > log_start)
+        .map(|segment| segment.length)
+        .sum();
     let mut new_start = None;
     let durable = inner.durable;
-    for segment in inner.segments.iter_mut().filter(|segment| segment.end > log_start) {
-        let newest_ms = if segment.max_timestamp >= 0 { segment.max_timestamp } else { segment.created_ms };
-        let is_old = config.retention_ms.is_some_and(|limit| now_ms.saturating_sub(newest_ms) > limit);
-        let is_too_much = config.retention_bytes.is_some_and(|limit| size - segment.length >= limit && segment.rolled);
+    for segment in inner
+        .segments
+        .iter_mut()
+        .filter(|segment| segment.end > log_start)
+    {
+        let newest_ms = if segment.max_timestamp >= 0 {
+            segment.max_timestamp
+        } else {
+            segment.created_ms
+        };
+        let is_old = config
+            .retention_ms
+            .is_some_and(|limit| now_ms.saturating_sub(newest_ms) > limit);
+        let is_too_much = config
+            .retention_bytes
+            .is_some_and(|limit| size - segment.length >= limit && segment.rolled);
         if !(is_old || is_too_much) || segment.end > durable || segment.length == 0 {
             break;
         }
@@ -74,13 +96,18 @@ impl Shard {
         reference: &PartitionRef,
         before: Offset,
     ) -> Result<Offset, ReadError> {
-        let partition = self.partition(&reference.id).ok_or(ReadError::UnknownPartition)?;
+        let partition = self
+            .partition(&reference.id)
+            .ok_or(ReadError::UnknownPartition)?;
         let new_start = {
             let mut inner = partition.state.borrow_mut();
             let (log_start, high_watermark) = (inner.log_start, inner.durable);
             let new_start = if before < 0 { high_watermark } else { before };
             if before < -1 || new_start > high_watermark {
-                return Err(ReadError::OffsetOutOfRange { log_start, high_watermark });
+                return Err(ReadError::OffsetOutOfRange {
+                    log_start,
+                    high_watermark,
+                });
             }
             if new_start <= log_start {
                 return Ok(log_start);
@@ -100,7 +127,10 @@ impl Shard {
     /// Moves the log start forward, durably, and has the files below it removed.
     async fn move_log_start(self: &Rc<Self>, partition: &Rc<Partition>, new_start: Offset) {
         let (done, durable) = oneshot();
-        let entry = Entry { base_offset: new_start, ..Entry::new(RecordType::LogStart, partition.id) };
+        let entry = Entry {
+            base_offset: new_start,
+            ..Entry::new(RecordType::LogStart, partition.id)
+        };
         self.submit(entry, Vec::new(), Some(done));
         let _ = durable.await;
         {
@@ -120,7 +150,12 @@ impl Shard {
         {
             let mut inner = partition.state.borrow_mut();
             let log_start = inner.log_start;
-            if inner.removing || !inner.segments.first().is_some_and(|first| first.rolled && first.end <= log_start) {
+            if inner.removing
+                || !inner
+                    .segments
+                    .first()
+                    .is_some_and(|first| first.rolled && first.end <= log_start)
+            {
                 return;
             }
             inner.removing = true;
@@ -137,8 +172,16 @@ impl Shard {
         let (base, has_files, delay_ms) = {
             let inner = partition.state.borrow();
             match inner.segments.first() {
-                Some(first) if first.rolled && first.end <= inner.log_start && first.durable == first.length => {
-                    (first.base, first.allocated > 0 || first.placing, inner.config.file_delete_delay_ms)
+                Some(first)
+                    if first.rolled
+                        && first.end <= inner.log_start
+                        && first.durable == first.length =>
+                {
+                    (
+                        first.base,
+                        first.allocated > 0 || first.placing,
+                        inner.config.file_delete_delay_ms,
+                    )
                 }
                 _ => return false,
             }
@@ -148,7 +191,9 @@ impl Shard {
         }
         loop {
             let state = partition.state.borrow();
-            let Some(first) = state.segments.first().filter(|first| first.base == base) else { return false };
+            let Some(first) = state.segments.first().filter(|first| first.base == base) else {
+                return false;
+            };
             if partition.gone.get() {
                 return false;
             }
@@ -176,8 +221,16 @@ impl Shard {
         }
         let segment = inner.segments.remove(0);
         debug_assert_eq!(segment.base, base);
-        self.unflushed.set(self.unflushed.get().saturating_sub(segment.durable - segment.flushed));
-        while inner.tail.front().is_some_and(|chunk| chunk.segment == base) {
+        self.unflushed.set(
+            self.unflushed
+                .get()
+                .saturating_sub(segment.durable - segment.flushed),
+        );
+        while inner
+            .tail
+            .front()
+            .is_some_and(|chunk| chunk.segment == base)
+        {
             let freed = inner.tail.pop_front();
             self.give_memory(freed);
         }
@@ -186,17 +239,27 @@ impl Shard {
         true
     }
 
-    pub async fn remove_segment_files(&self, partition: &Partition, base: Offset) -> std::io::Result<()> {
+    pub async fn remove_segment_files(
+        &self,
+        partition: &Partition,
+        base: Offset,
+    ) -> std::io::Result<()> {
         // The sidecars last: a `.log` without them would look damaged, the other way round nobody minds.
         for file in SegmentFile::ALL {
-            let path = self.path(DataPath::Segment { partition: partition.id, base_offset: base, file });
+            let path = self.path(DataPath::Segment {
+                partition: partition.id,
+                base_offset: base,
+                file,
+            });
             match fs::remove_file(&path).await {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 other => other?,
             }
         }
         // That they are gone is durable with the next checkpoint, which no longer lists them.
-        self.unsynced.borrow_mut().insert(self.path(DataPath::Partition(partition.id)));
+        self.unsynced
+            .borrow_mut()
+            .insert(self.path(DataPath::Partition(partition.id)));
         Ok(())
     }
 }

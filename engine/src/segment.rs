@@ -23,7 +23,10 @@ pub(crate) struct Sidecar<E> {
 
 impl<E> Default for Sidecar<E> {
     fn default() -> Self {
-        Self { in_file: 0, pending: Vec::new() }
+        Self {
+            in_file: 0,
+            pending: Vec::new(),
+        }
     }
 }
 
@@ -112,12 +115,18 @@ impl Segment {
             self.max_timestamp = batch.max_timestamp;
             self.max_timestamp_offset = batch.last_offset;
         }
-        let due = self.last_indexed.is_none_or(|last| position >= last + index_interval);
+        let due = self
+            .last_indexed
+            .is_none_or(|last| position >= last + index_interval);
         if due {
-            self.index.pending.push(IndexEntry { offset: batch.base_offset, position });
-            self.time_index
-                .pending
-                .push(TimeIndexEntry { max_timestamp: self.max_timestamp, offset: batch.base_offset });
+            self.index.pending.push(IndexEntry {
+                offset: batch.base_offset,
+                position,
+            });
+            self.time_index.pending.push(TimeIndexEntry {
+                max_timestamp: self.max_timestamp,
+                offset: batch.base_offset,
+            });
             self.last_indexed = Some(position);
         }
     }
@@ -176,10 +185,20 @@ impl Segment {
             max_timestamp_offset: state.max_timestamp_offset,
             sums: Sidecar {
                 in_file: state.sums_in_file,
-                pending: state.pending_sums.iter().map(|sum| SumEntry(*sum)).collect(),
+                pending: state
+                    .pending_sums
+                    .iter()
+                    .map(|sum| SumEntry(*sum))
+                    .collect(),
             },
-            index: Sidecar { in_file: state.index_in_file, pending: state.pending_index.clone() },
-            time_index: Sidecar { in_file: state.time_index_in_file, pending: state.pending_time_index.clone() },
+            index: Sidecar {
+                in_file: state.index_in_file,
+                pending: state.pending_index.clone(),
+            },
+            time_index: Sidecar {
+                in_file: state.time_index_in_file,
+                pending: state.pending_time_index.clone(),
+            },
             last_indexed: match state.pending_index.last() {
                 Some(entry) => Some(entry.position),
                 // The last entry is in the file; the next one is due after an interval from here at the latest.

@@ -150,7 +150,10 @@ impl Shard {
             pacer: RefCell::default(),
             checkpointing: Semaphore::new(1),
             wal_file_bytes: (config.unflushed_max_bytes / shards / 4)
-                .clamp(WAL_FILE_BYTES_MIN, u64::from(config.wal_file_bytes).max(WAL_FILE_BYTES_MIN))
+                .clamp(
+                    WAL_FILE_BYTES_MIN,
+                    u64::from(config.wal_file_bytes).max(WAL_FILE_BYTES_MIN),
+                )
                 .next_multiple_of(BLOCK as u64),
             draining: Cell::new(0),
             config,
@@ -177,7 +180,10 @@ impl Shard {
 
     pub fn partition(&self, id: &PartitionId) -> Option<Rc<Partition>> {
         let partitions = self.partitions.borrow();
-        partitions.get(id).filter(|partition| !partition.gone.get()).cloned()
+        partitions
+            .get(id)
+            .filter(|partition| !partition.gone.get())
+            .cloned()
     }
 
     pub fn all_partitions(&self) -> Vec<Rc<Partition>> {
@@ -193,24 +199,38 @@ impl Shard {
             && let Some(first) = inner.pending.front()
         {
             let base = first.segment;
-            if inner.segment(base).is_some_and(|segment| segment.head_on_disk) {
+            if inner
+                .segment(base)
+                .is_some_and(|segment| segment.head_on_disk)
+            {
                 return self.load_head(partition, inner, base);
             }
             inner.phase = Phase::Queued;
-            self.queue.borrow_mut().partitions.push_back(partition.clone());
+            self.queue
+                .borrow_mut()
+                .partitions
+                .push_back(partition.clone());
             self.commit.notify_one();
         }
     }
 
     /// Queues a record for the next group and wakes the committer.
     pub fn submit(&self, entry: Entry, payload: Vec<u8>, done: Option<OneSender<u64>>) {
-        self.queue.borrow_mut().controls.push_back(Control { entry, payload, done });
+        self.queue.borrow_mut().controls.push_back(Control {
+            entry,
+            payload,
+            done,
+        });
         self.commit.notify_one();
     }
 
     /// Queues a record that need not hurry: it rides with the next group.
     pub fn submit_lazily(&self, entry: Entry) {
-        self.queue.borrow_mut().controls.push_back(Control { entry, payload: Vec::new(), done: None });
+        self.queue.borrow_mut().controls.push_back(Control {
+            entry,
+            payload: Vec::new(),
+            done: None,
+        });
     }
 
     /// Most bytes that may be pending before appends are refused.
@@ -222,7 +242,9 @@ impl Shard {
     pub fn chunk_max(&self) -> usize {
         let partitions = self.partitions.borrow().len().max(1);
         let fair = (self.tail_memory_max / 8) as usize / partitions;
-        fair.checked_next_power_of_two().map_or(CHUNK_BYTES_MAX, |size| size / 2).clamp(CHUNK_BYTES_FLOOR, CHUNK_BYTES_MAX)
+        fair.checked_next_power_of_two()
+            .map_or(CHUNK_BYTES_MAX, |size| size / 2)
+            .clamp(CHUNK_BYTES_FLOOR, CHUNK_BYTES_MAX)
     }
 
     /// Notes memory taken for a tail and drops the oldest flushed chunks while there is too much.
@@ -231,19 +253,23 @@ impl Shard {
     }
 
     pub fn give_memory(&self, bytes: u64) {
-        self.tail_memory.set(self.tail_memory.get().saturating_sub(bytes));
+        self.tail_memory
+            .set(self.tail_memory.get().saturating_sub(bytes));
     }
 
     /// Drops flushed chunks, oldest first, while tails take more than their budget.
     pub fn evict(&self) {
         while self.tail_memory.get() > self.tail_memory_max {
-            let Some(oldest) = self.evictable.borrow_mut().pop_front() else { break };
-            let Some(partition) = oldest.partition.upgrade() else { continue };
+            let Some(oldest) = self.evictable.borrow_mut().pop_front() else {
+                break;
+            };
+            let Some(partition) = oldest.partition.upgrade() else {
+                continue;
+            };
             let mut inner = partition.state.borrow_mut();
-            let is_front = inner
-                .tail
-                .front()
-                .is_some_and(|chunk| (chunk.segment, chunk.start) <= (oldest.segment, oldest.start));
+            let is_front = inner.tail.front().is_some_and(|chunk| {
+                (chunk.segment, chunk.start) <= (oldest.segment, oldest.start)
+            });
             if is_front {
                 let freed = inner.tail.pop_front();
                 self.give_memory(freed);

@@ -16,7 +16,9 @@ use crate::direct::sum_blocks;
 use crate::files::{Mode, open_direct};
 use crate::ids::Offset;
 use crate::layout::paths::{DataPath, SegmentFile};
-use crate::layout::sidecar::{IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, encode_blocks, file_len};
+use crate::layout::sidecar::{
+    IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, encode_blocks, file_len,
+};
 use crate::layout::{BLOCK, SUM_BLOCK};
 use crate::partition::{Partition, PartitionInner};
 use crate::replay::Hole;
@@ -32,11 +34,17 @@ pub(crate) const FLUSH_BYTES_MAX: u64 = 4 << 20;
 impl Shard {
     /// The segment's file, open for direct writes and with space up to `end`. Creates and allocates what is missing.
     /// `StorageFull` if the disk has no room for it.
-    pub async fn place(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, end: u64) -> io::Result<File> {
+    pub async fn place(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        base: Offset,
+        end: u64,
+    ) -> io::Result<File> {
         let (has_directory, allocated, target) = loop {
             let placing = {
                 let mut inner = partition.state.borrow_mut();
-                let (has_directory, segment_bytes) = (inner.has_directory, inner.config.segment_bytes);
+                let (has_directory, segment_bytes) =
+                    (inner.has_directory, inner.config.segment_bytes);
                 let gone = || io::Error::new(io::ErrorKind::NotFound, "the segment is deleted");
                 let segment = inner.segment_mut(base).ok_or_else(gone)?;
                 let open = self.files.get(partition.id, base, Mode::Write);
@@ -48,7 +56,11 @@ impl Shard {
                 let placing = segment.placing;
                 if !placing {
                     segment.placing = true;
-                    break (has_directory, segment.allocated, grown(segment, end, segment_bytes));
+                    break (
+                        has_directory,
+                        segment.allocated,
+                        grown(segment, end, segment_bytes),
+                    );
                 }
                 placing
             };
@@ -56,7 +68,9 @@ impl Shard {
                 self.progress.notified().await;
             }
         };
-        let placed = self.place_now(partition, base, has_directory, allocated, target).await;
+        let placed = self
+            .place_now(partition, base, has_directory, allocated, target)
+            .await;
         let mut inner = partition.state.borrow_mut();
         inner.has_directory |= placed.is_ok();
         if let Some(segment) = inner.segment_mut(base) {
@@ -76,11 +90,21 @@ impl Shard {
     }
 
     /// The same, and its name is durable.
-    pub async fn place_named(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, end: u64) -> io::Result<File> {
+    pub async fn place_named(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        base: Offset,
+        end: u64,
+    ) -> io::Result<File> {
         let file = self.place(partition, base, end).await?;
-        let named = partition.state.borrow().segment(base).is_some_and(|segment| segment.named);
+        let named = partition
+            .state
+            .borrow()
+            .segment(base)
+            .is_some_and(|segment| segment.named);
         if !named {
-            self.sync_directories([DataPath::PartitionsRoot, DataPath::Partition(partition.id)]).await?;
+            self.sync_directories([DataPath::PartitionsRoot, DataPath::Partition(partition.id)])
+                .await?;
             if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
                 segment.named = true;
             }
@@ -99,10 +123,20 @@ impl Shard {
         let directory = self.path(DataPath::Partition(partition.id));
         if !has_directory {
             fs::create_dir_all(&directory).await?;
-            self.unsynced.borrow_mut().insert(self.path(DataPath::PartitionsRoot));
+            self.unsynced
+                .borrow_mut()
+                .insert(self.path(DataPath::PartitionsRoot));
         }
-        let log = DataPath::Segment { partition: partition.id, base_offset: base, file: SegmentFile::Log };
-        let options = if allocated == 0 { OpenOptions::CREATE } else { OpenOptions::READ_WRITE };
+        let log = DataPath::Segment {
+            partition: partition.id,
+            base_offset: base,
+            file: SegmentFile::Log,
+        };
+        let options = if allocated == 0 {
+            OpenOptions::CREATE
+        } else {
+            OpenOptions::READ_WRITE
+        };
         let file = open_direct(&self.path(log), options).await?;
         if allocated == 0 {
             self.unsynced.borrow_mut().insert(directory);
@@ -110,7 +144,8 @@ impl Shard {
         if target > allocated {
             file.allocate(0, target).await?;
         }
-        self.files.put(partition.id, base, Mode::Write, file.clone());
+        self.files
+            .put(partition.id, base, Mode::Write, file.clone());
         Ok(file)
     }
 
@@ -120,12 +155,18 @@ impl Shard {
             if partition.gone.get() {
                 return;
             }
-            let busy = partition.state.borrow().segment(base).is_none_or(|segment| segment.busy);
+            let busy = partition
+                .state
+                .borrow()
+                .segment(base)
+                .is_none_or(|segment| segment.busy);
             if busy {
                 self.progress.notified().await;
                 continue;
             }
-            if self.place_named(partition, base, end).await.is_ok() && self.flush_partition(partition, false).await.is_ok() {
+            if self.place_named(partition, base, end).await.is_ok()
+                && self.flush_partition(partition, false).await.is_ok()
+            {
                 let inner = partition.state.borrow();
                 if inner.segment(base).is_none_or(|segment| !segment.busy) {
                     return;
@@ -138,7 +179,11 @@ impl Shard {
 
     /// Writes everything of the partition that may be flushed to its files (with `all`, also the partial last block), and
     /// seals the segments that are full. Durable when it returns, except for names.
-    pub async fn flush_partition(self: &Rc<Self>, partition: &Rc<Partition>, all: bool) -> io::Result<()> {
+    pub async fn flush_partition(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        all: bool,
+    ) -> io::Result<()> {
         loop {
             if partition.gone.get() {
                 return Ok(());
@@ -173,8 +218,16 @@ impl Shard {
     }
 
     /// Writes the bytes `from..to`, which the tail holds; `to` is a block's end, or the end of the segment.
-    async fn flush_blocks(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, from: u64, to: u64) -> io::Result<()> {
-        let file = self.place(partition, base, to.next_multiple_of(BLOCK as u64)).await?;
+    async fn flush_blocks(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        base: Offset,
+        from: u64,
+        to: u64,
+    ) -> io::Result<()> {
+        let file = self
+            .place(partition, base, to.next_multiple_of(BLOCK as u64))
+            .await?;
         let (pieces, whole) = {
             let inner = partition.state.borrow();
             let whole = to - to % BLOCK as u64;
@@ -188,15 +241,21 @@ impl Shard {
                 self.set_full(true);
                 return Err(error);
             }
-            abort(&format!("segment {base} of {} at {from}: {error}", partition.id));
+            abort(&format!(
+                "segment {base} of {} at {from}: {error}",
+                partition.id
+            ));
         }
         let mut inner = partition.state.borrow_mut();
         let inner = &mut *inner;
-        let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+        let Some(segment) = inner.segment_mut(base) else {
+            return Ok(());
+        };
         debug_assert_eq!(segment.flushed, from);
         segment.flushed = to;
         segment.sums.pending.extend(sums);
-        self.unflushed.set(self.unflushed.get().saturating_sub(to - from));
+        self.unflushed
+            .set(self.unflushed.get().saturating_sub(to - from));
         self.note_flushed(partition, inner, base, from, to);
         let mut stats = self.stats.borrow_mut();
         stats.flushes += 1;
@@ -205,18 +264,30 @@ impl Shard {
     }
 
     /// After a recovery: brings the bytes before the blocks of a direct run to the file, so that what is flushed is one piece.
-    pub async fn close_hole(self: &Rc<Self>, partition: &Rc<Partition>, hole: &Hole) -> io::Result<()> {
+    pub async fn close_hole(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        hole: &Hole,
+    ) -> io::Result<()> {
         let end = hole.from + (hole.sums.len() * SUM_BLOCK) as u64;
         loop {
             let (flushed, is_dead) = {
                 let inner = partition.state.borrow();
-                let Some(segment) = inner.segment(hole.segment) else { return Ok(()) };
+                let Some(segment) = inner.segment(hole.segment) else {
+                    return Ok(());
+                };
                 (segment.flushed, segment.end <= inner.log_start)
             };
             if is_dead || flushed >= hole.from {
                 break;
             }
-            self.flush_blocks(partition, hole.segment, flushed, hole.from.min(flushed + FLUSH_BYTES_MAX)).await?;
+            self.flush_blocks(
+                partition,
+                hole.segment,
+                flushed,
+                hole.from.min(flushed + FLUSH_BYTES_MAX),
+            )
+            .await?;
         }
         let mut inner = partition.state.borrow_mut();
         let inner = &mut *inner;
@@ -233,11 +304,24 @@ impl Shard {
     }
 
     /// Notes that `from..to` is flushed: chunks that end there may be evicted.
-    pub fn note_flushed(&self, partition: &Rc<Partition>, inner: &mut PartitionInner, base: Offset, from: u64, to: u64) {
-        let is_end = inner.segment(base).is_some_and(|segment| segment.rolled && segment.length == to);
+    pub fn note_flushed(
+        &self,
+        partition: &Rc<Partition>,
+        inner: &mut PartitionInner,
+        base: Offset,
+        from: u64,
+        to: u64,
+    ) {
+        let is_end = inner
+            .segment(base)
+            .is_some_and(|segment| segment.rolled && segment.length == to);
         let mut evictable = self.evictable.borrow_mut();
         for start in inner.tail.ending_in(base, from, to, is_end) {
-            evictable.push_back(Evictable { partition: Rc::downgrade(partition), segment: base, start });
+            evictable.push_back(Evictable {
+                partition: Rc::downgrade(partition),
+                segment: base,
+                start,
+            });
         }
     }
 
@@ -252,8 +336,16 @@ impl Shard {
     }
 
     /// Exact length for the `.log` file, all entries for the sidecars. Durable when it returns.
-    pub async fn finish_files(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> io::Result<()> {
-        let length = partition.state.borrow().segment(base).map_or(0, |segment| segment.length);
+    pub async fn finish_files(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        base: Offset,
+    ) -> io::Result<()> {
+        let length = partition
+            .state
+            .borrow()
+            .segment(base)
+            .map_or(0, |segment| segment.length);
         let file = self.place(partition, base, 0).await?;
         file.truncate(length).await?;
         file.sync_all().await?;
@@ -264,10 +356,20 @@ impl Shard {
     }
 
     /// Writes the entries that fill blocks of the sidecar files; with `all` the others too. Durable when it returns.
-    pub async fn write_sidecars(&self, partition: &Partition, base: Offset, all: bool) -> io::Result<()> {
-        self.write_sidecar::<SumEntry>(partition, base, all, |segment| &mut segment.sums).await?;
-        self.write_sidecar::<IndexEntry>(partition, base, all, |segment| &mut segment.index).await?;
-        self.write_sidecar::<TimeIndexEntry>(partition, base, all, |segment| &mut segment.time_index).await
+    pub async fn write_sidecars(
+        &self,
+        partition: &Partition,
+        base: Offset,
+        all: bool,
+    ) -> io::Result<()> {
+        self.write_sidecar::<SumEntry>(partition, base, all, |segment| &mut segment.sums)
+            .await?;
+        self.write_sidecar::<IndexEntry>(partition, base, all, |segment| &mut segment.index)
+            .await?;
+        self.write_sidecar::<TimeIndexEntry>(partition, base, all, |segment| {
+            &mut segment.time_index
+        })
+        .await
     }
 
     async fn write_sidecar<E: SidecarEntry + 'static>(
@@ -279,19 +381,35 @@ impl Shard {
     ) -> io::Result<()> {
         let (count, first, bytes, is_new) = {
             let mut inner = partition.state.borrow_mut();
-            let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+            let Some(segment) = inner.segment_mut(base) else {
+                return Ok(());
+            };
             let sidecar = pick(segment);
-            let count = if all { sidecar.pending.len() } else { sidecar.full_blocks() };
+            let count = if all {
+                sidecar.pending.len()
+            } else {
+                sidecar.full_blocks()
+            };
             if count == 0 && !all {
                 return Ok(());
             }
             let first = sidecar.in_file as usize / E::PER_BLOCK;
             debug_assert!(count == 0 || (sidecar.in_file as usize).is_multiple_of(E::PER_BLOCK));
             let mut bytes = Vec::new();
-            encode_blocks(partition.id, base, first as u32, &sidecar.pending[..count], &mut bytes);
+            encode_blocks(
+                partition.id,
+                base,
+                first as u32,
+                &sidecar.pending[..count],
+                &mut bytes,
+            );
             (count, first, bytes, first == 0)
         };
-        let path = self.path(DataPath::Segment { partition: partition.id, base_offset: base, file: E::FILE });
+        let path = self.path(DataPath::Segment {
+            partition: partition.id,
+            base_offset: base,
+            file: E::FILE,
+        });
         let file = open_direct(&path, OpenOptions::CREATE).await?;
         if !bytes.is_empty() {
             let mut buf = AlignedBuf::with_capacity(bytes.len());
@@ -306,11 +424,15 @@ impl Shard {
             }
         }
         if is_new {
-            self.unsynced.borrow_mut().insert(self.path(DataPath::Partition(partition.id)));
+            self.unsynced
+                .borrow_mut()
+                .insert(self.path(DataPath::Partition(partition.id)));
         }
         let entries = {
             let mut inner = partition.state.borrow_mut();
-            let Some(segment) = inner.segment_mut(base) else { return Ok(()) };
+            let Some(segment) = inner.segment_mut(base) else {
+                return Ok(());
+            };
             let sidecar = pick(segment);
             sidecar.in_file += count as u32;
             sidecar.pending.drain(..count);
@@ -331,7 +453,10 @@ impl Shard {
 
     pub fn set_full(&self, full: bool) {
         if full && !self.full.get() {
-            tracing::warn!(shard = self.id, "no space left on the disk: appends are refused until there is some");
+            tracing::warn!(
+                shard = self.id,
+                "no space left on the disk: appends are refused until there is some"
+            );
         }
         self.full.set(full);
     }
@@ -344,7 +469,9 @@ fn grown(segment: &Segment, end: u64, segment_bytes: u64) -> u64 {
     if end <= segment.allocated {
         return segment.allocated;
     }
-    end.max(segment.allocated + step).next_multiple_of(SUM_BLOCK as u64).min(most)
+    end.max(segment.allocated + step)
+        .next_multiple_of(SUM_BLOCK as u64)
+        .min(most)
 }
 
 enum Step {
@@ -357,8 +484,16 @@ enum Step {
 /// What to do next for a partition; the segment is then marked busy.
 fn next_step(inner: &mut PartitionInner, all: bool) -> Step {
     let log_start = inner.log_start;
-    for segment in inner.segments.iter_mut().filter(|segment| !segment.sealed && segment.end > log_start) {
-        let end = if all { segment.durable } else { segment.flushable_end() };
+    for segment in inner
+        .segments
+        .iter_mut()
+        .filter(|segment| !segment.sealed && segment.end > log_start)
+    {
+        let end = if all {
+            segment.durable
+        } else {
+            segment.flushable_end()
+        };
         let is_full = segment.rolled && segment.durable == segment.length;
         let is_due = segment.flushed < end || (is_full && segment.flushed == segment.length);
         if !is_due || segment.head_on_disk {
@@ -372,7 +507,11 @@ fn next_step(inner: &mut PartitionInner, all: bool) -> Step {
         if from == end {
             return Step::Seal { base };
         }
-        return Step::Write { base, from, to: end.min(from + FLUSH_BYTES_MAX) };
+        return Step::Write {
+            base,
+            from,
+            to: end.min(from + FLUSH_BYTES_MAX),
+        };
     }
     Step::Nothing
 }

@@ -55,7 +55,10 @@ pub(crate) struct Tail {
 impl Tail {
     /// Memory of all chunks.
     pub fn capacity(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.capacity() as u64).sum()
+        self.chunks
+            .iter()
+            .map(|chunk| chunk.capacity() as u64)
+            .sum()
     }
 
     pub fn front(&self) -> Option<&TailChunk> {
@@ -68,7 +71,9 @@ impl Tail {
 
     /// Drops the oldest chunk; its memory.
     pub fn pop_front(&mut self) -> u64 {
-        self.chunks.pop_front().map_or(0, |chunk| chunk.capacity() as u64)
+        self.chunks
+            .pop_front()
+            .map_or(0, |chunk| chunk.capacity() as u64)
     }
 
     pub fn clear(&mut self) -> u64 {
@@ -90,8 +95,16 @@ impl Tail {
                 let last = self.chunks.pop_back().expect("just seen");
                 let mut chunk = Chunk::with_capacity(last.capacity());
                 chunk.append(&last.chunk.as_slice()[..(position - last.start) as usize]);
-                let marks = last.marks.into_iter().filter(|mark| mark.1 < position).collect();
-                self.chunks.push_back(TailChunk { chunk, marks, ..last });
+                let marks = last
+                    .marks
+                    .into_iter()
+                    .filter(|mark| mark.1 < position)
+                    .collect();
+                self.chunks.push_back(TailChunk {
+                    chunk,
+                    marks,
+                    ..last
+                });
             }
             break;
         }
@@ -100,7 +113,13 @@ impl Tail {
 
     /// Appends bytes of `segment` at `position`, which is its end in memory (or anywhere, where it has no bytes here yet).
     /// Returns the memory that was taken for it.
-    pub fn append(&mut self, segment: Offset, position: u64, mut bytes: &[u8], chunk_max: usize) -> u64 {
+    pub fn append(
+        &mut self,
+        segment: Offset,
+        position: u64,
+        mut bytes: &[u8],
+        chunk_max: usize,
+    ) -> u64 {
         let mut taken = 0;
         let mut position = position;
         while !bytes.is_empty() {
@@ -116,7 +135,9 @@ impl Tail {
 
     /// Notes that a batch begins at `position`, which was just appended.
     pub fn mark(&mut self, segment: Offset, position: u64, base_offset: Offset) {
-        let Some(index) = self.chunk_at(segment, position) else { return };
+        let Some(index) = self.chunk_at(segment, position) else {
+            return;
+        };
         let marks = &mut self.chunks[index].marks;
         match marks.last() {
             Some(last) if last.1 + MARK_INTERVAL_BYTES as u64 > position => {}
@@ -127,7 +148,10 @@ impl Tail {
     /// Puts the bytes before `start + bytes.len()` into the first chunk of `segment`, which was begun behind them without
     /// knowing them. Nobody reads that chunk yet. Returns the memory that was taken.
     pub fn put_head(&mut self, segment: Offset, start: u64, bytes: &[u8], chunk_max: usize) -> u64 {
-        let first = self.chunks.iter().position(|chunk| chunk.segment == segment);
+        let first = self
+            .chunks
+            .iter()
+            .position(|chunk| chunk.segment == segment);
         let Some(first) = first else {
             return self.append(segment, start, bytes, chunk_max);
         };
@@ -156,7 +180,9 @@ impl Tail {
         }
         let prefix = (position - start) as usize;
         let wanted = (prefix + len).next_multiple_of(BLOCK);
-        let capacity = capacity.max(wanted.next_power_of_two()).clamp(CHUNK_BYTES_MIN, chunk_max.max(prefix + BLOCK));
+        let capacity = capacity
+            .max(wanted.next_power_of_two())
+            .clamp(CHUNK_BYTES_MIN, chunk_max.max(prefix + BLOCK));
         // Large chunks begin and end at multiples of their size, so that flushes find whole blocks in one piece.
         let capacity = match start % SUM_BLOCK as u64 {
             0 => capacity,
@@ -165,21 +191,35 @@ impl Tail {
         let mut chunk = Chunk::with_capacity(capacity);
         chunk.pad_zero_to(prefix);
         let taken = chunk.capacity() as u64;
-        self.chunks.push_back(TailChunk { segment, start, chunk, marks: Vec::new() });
+        self.chunks.push_back(TailChunk {
+            segment,
+            start,
+            chunk,
+            marks: Vec::new(),
+        });
         taken
     }
 
     /// Drops the chunks of `segment` that begin before `position`, which is a chunk's beginning; memory that was freed.
     pub fn drop_before(&mut self, segment: Offset, position: u64) -> u64 {
         let before = self.capacity();
-        self.chunks.retain(|chunk| chunk.segment != segment || chunk.start >= position);
+        self.chunks
+            .retain(|chunk| chunk.segment != segment || chunk.start >= position);
         before - self.capacity()
     }
 
     /// The starts of those chunks of `segment` that end within `from..=to` and will not grow: the full ones, and with
     /// `is_end` the last one too.
-    pub fn ending_in(&self, segment: Offset, from: u64, to: u64, is_end: bool) -> SmallVec<[u64; 4]> {
-        let behind = self.chunks.partition_point(|chunk| (chunk.segment, chunk.end()) <= (segment, from));
+    pub fn ending_in(
+        &self,
+        segment: Offset,
+        from: u64,
+        to: u64,
+        is_end: bool,
+    ) -> SmallVec<[u64; 4]> {
+        let behind = self
+            .chunks
+            .partition_point(|chunk| (chunk.segment, chunk.end()) <= (segment, from));
         self.chunks
             .range(behind..)
             .take_while(|chunk| chunk.segment == segment && chunk.end() <= to)
@@ -189,7 +229,9 @@ impl Tail {
     }
 
     fn chunk_at(&self, segment: Offset, position: u64) -> Option<usize> {
-        let behind = self.chunks.partition_point(|chunk| (chunk.segment, chunk.start) <= (segment, position));
+        let behind = self
+            .chunks
+            .partition_point(|chunk| (chunk.segment, chunk.start) <= (segment, position));
         let index = behind.checked_sub(1)?;
         let chunk = &self.chunks[index];
         (chunk.segment == segment && position < chunk.end()).then_some(index)
@@ -210,9 +252,16 @@ impl Tail {
         let mut index = self.chunk_at(segment, from).expect("bytes are in the tail");
         while at < to {
             let chunk = &self.chunks[index];
-            assert!(chunk.segment == segment && chunk.start <= at && at < chunk.end(), "bytes are in the tail");
+            assert!(
+                chunk.segment == segment && chunk.start <= at && at < chunk.end(),
+                "bytes are in the tail"
+            );
             let end = to.min(chunk.end());
-            pieces.push(chunk.chunk.share((at - chunk.start) as usize..(end - chunk.start) as usize));
+            pieces.push(
+                chunk
+                    .chunk
+                    .share((at - chunk.start) as usize..(end - chunk.start) as usize),
+            );
             at = end;
             index += 1;
         }
@@ -221,10 +270,16 @@ impl Tail {
 
     /// Copies `out.len()` bytes from `position` on; `false` if they are not all here.
     pub fn copy_to(&self, segment: Offset, position: u64, out: &mut [u8]) -> bool {
-        let Some(mut index) = self.chunk_at(segment, position) else { return false };
+        let Some(mut index) = self.chunk_at(segment, position) else {
+            return false;
+        };
         let (mut at, mut done) = (position, 0);
         while done < out.len() {
-            let Some(chunk) = self.chunks.get(index).filter(|chunk| chunk.segment == segment && chunk.start <= at) else {
+            let Some(chunk) = self
+                .chunks
+                .get(index)
+                .filter(|chunk| chunk.segment == segment && chunk.start <= at)
+            else {
                 return false;
             };
             let bytes = &chunk.chunk.as_slice()[(at - chunk.start) as usize..];
@@ -242,11 +297,14 @@ impl Tail {
 
     /// Where a walk over the batches may begin to find `offset`: a batch at or before it. `None` if memory begins behind it.
     pub fn floor(&self, offset: Offset) -> Option<(Offset, u64, Offset)> {
-        let behind = self
-            .chunks
-            .partition_point(|chunk| chunk.marks.first().map_or(chunk.segment, |mark| mark.0) <= offset);
+        let behind = self.chunks.partition_point(|chunk| {
+            chunk.marks.first().map_or(chunk.segment, |mark| mark.0) <= offset
+        });
         self.chunks.range(..behind).rev().find_map(|chunk| {
-            let index = chunk.marks.partition_point(|mark| mark.0 <= offset).checked_sub(1)?;
+            let index = chunk
+                .marks
+                .partition_point(|mark| mark.0 <= offset)
+                .checked_sub(1)?;
             let (base, position) = chunk.marks[index];
             Some((chunk.segment, position, base))
         })
@@ -254,11 +312,20 @@ impl Tail {
 
     /// The last known batch start of `segment` at or before `position`.
     pub fn floor_position(&self, segment: Offset, position: u64) -> Option<u64> {
-        let behind = self.chunks.partition_point(|chunk| (chunk.segment, chunk.start) <= (segment, position));
-        self.chunks.range(..behind).rev().take_while(|chunk| chunk.segment == segment).find_map(|chunk| {
-            let index = chunk.marks.partition_point(|mark| mark.1 <= position).checked_sub(1)?;
-            Some(chunk.marks[index].1)
-        })
+        let behind = self
+            .chunks
+            .partition_point(|chunk| (chunk.segment, chunk.start) <= (segment, position));
+        self.chunks
+            .range(..behind)
+            .rev()
+            .take_while(|chunk| chunk.segment == segment)
+            .find_map(|chunk| {
+                let index = chunk
+                    .marks
+                    .partition_point(|mark| mark.1 <= position)
+                    .checked_sub(1)?;
+                Some(chunk.marks[index].1)
+            })
     }
 }
 
@@ -271,7 +338,10 @@ mod tests {
     }
 
     fn collect(tail: &Tail, segment: Offset, from: u64, to: u64) -> Vec<u8> {
-        tail.pieces(segment, from, to).iter().flat_map(|piece| piece.to_vec()).collect()
+        tail.pieces(segment, from, to)
+            .iter()
+            .flat_map(|piece| piece.to_vec())
+            .collect()
     }
 
     #[test]

@@ -24,11 +24,11 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use header::{CRC_START, HeaderFields};
 pub use header::{
     BatchHeader, Codec, HEADER_BYTES, LENGTH_FIELD_END, MAGIC, NO_EPOCH, NO_PRODUCER_ID,
     NO_SEQUENCE, NO_TIMESTAMP, TimestampType, sequence_add,
 };
+pub(crate) use header::{CRC_START, HeaderFields};
 pub use patch::{assign, set_log_append_time, set_max_timestamp};
 pub use split::{Batches, RawBatch, single};
 pub use validate::{BatchError, BatchErrorKind, Limits, Origin, ValidBatch, validate};

@@ -21,8 +21,8 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-pub use compress::compress;
 pub use builder::{BatchBuilder, NewRecord, Producer};
+pub use compress::compress;
 pub use record::{Headers, Record, RecordIter};
 
 use crate::batch::{BatchError, BatchHeader, Codec, single};

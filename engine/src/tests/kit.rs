@@ -5,14 +5,20 @@ use std::future::Future;
 use bytes::Bytes;
 use trireme_runtime::{NodeConfig, block_on_with, service};
 
+use crate::Engine;
 use crate::api::*;
 use crate::batch::{BatchHeader, Batches, Codec, Limits, validate};
 use crate::data_dir::DataDir;
 use crate::records::{BatchBuilder, NewRecord, Producer, RecordLimits, Records};
-use crate::Engine;
 
 pub fn partition(index: u32) -> PartitionRef {
-    PartitionRef { id: PartitionId { topic: TopicId([9; 16]), index }, shard: 0 }
+    PartitionRef {
+        id: PartitionId {
+            topic: TopicId([9; 16]),
+            index,
+        },
+        shard: 0,
+    }
 }
 
 /// A small engine, so that tests meet every bound.
@@ -29,7 +35,10 @@ pub fn config(dir: &std::path::Path) -> EngineConfig {
 
 /// Runs `body` with an engine on `config`. Whatever is not awaited in it is dropped with the core: a crash, as far as a
 /// process can have one without taking the test along.
-pub fn with_engine<T, Fut: Future<Output = T>>(config: &EngineConfig, body: impl FnOnce(Engine) -> Fut) -> T {
+pub fn with_engine<T, Fut: Future<Output = T>>(
+    config: &EngineConfig,
+    body: impl FnOnce(Engine) -> Fut,
+) -> T {
     try_with_engine(config, body).expect("the engine opens")
 }
 
@@ -38,22 +47,40 @@ pub fn try_with_engine<T, Fut: Future<Output = T>>(
     body: impl FnOnce(Engine) -> Fut,
 ) -> Result<T, OpenError> {
     let config = config.clone();
-    block_on_with(NodeConfig { cores: 1, pin: false, ..NodeConfig::default() }, async move {
-        let dir = loop {
-            // Files are closed asynchronously, that of the engine before included.
-            match DataDir::open(&config).await {
-                Err(OpenError::Locked) => trireme_runtime::sleep(std::time::Duration::from_millis(5)).await,
-                other => break other?,
-            }
-        };
-        let mail = service(1).pop().expect("one");
-        let engine = Engine::open(EngineConfig { shards: dir.shards, ..config }, 0, 1, mail).await?;
-        let result = body(engine).await;
-        drop(dir);
-        // Closing a file takes a turn of the ring.
-        trireme_runtime::sleep(std::time::Duration::from_millis(20)).await;
-        Ok(result)
-    })
+    block_on_with(
+        NodeConfig {
+            cores: 1,
+            pin: false,
+            ..NodeConfig::default()
+        },
+        async move {
+            let dir = loop {
+                // Files are closed asynchronously, that of the engine before included.
+                match DataDir::open(&config).await {
+                    Err(OpenError::Locked) => {
+                        trireme_runtime::sleep(std::time::Duration::from_millis(5)).await
+                    }
+                    other => break other?,
+                }
+            };
+            let mail = service(1).pop().expect("one");
+            let engine = Engine::open(
+                EngineConfig {
+                    shards: dir.shards,
+                    ..config
+                },
+                0,
+                1,
+                mail,
+            )
+            .await?;
+            let result = body(engine).await;
+            drop(dir);
+            // Closing a file takes a turn of the ring.
+            trireme_runtime::sleep(std::time::Duration::from_millis(20)).await;
+            Ok(result)
+        },
+    )
     .expect("a core")
 }
 
@@ -62,13 +89,20 @@ pub fn batch(tag: u64, count: usize, value_bytes: usize) -> Bytes {
     build(tag, count, value_bytes, None, Codec::None)
 }
 
-pub fn build(tag: u64, count: usize, value_bytes: usize, producer: Option<Producer>, codec: Codec) -> Bytes {
+pub fn build(
+    tag: u64,
+    count: usize,
+    value_bytes: usize,
+    producer: Option<Producer>,
+    codec: Codec,
+) -> Bytes {
     let mut builder = BatchBuilder::new(codec);
     if let Some(producer) = producer {
         builder = builder.producer(producer);
     }
     for index in 0..count {
-        let mut value = vec![(tag as u8).wrapping_mul(31).wrapping_add(index as u8); value_bytes.max(16)];
+        let mut value =
+            vec![(tag as u8).wrapping_mul(31).wrapping_add(index as u8); value_bytes.max(16)];
         value[..8].copy_from_slice(&tag.to_le_bytes());
         value[8..16].copy_from_slice(&(index as u64).to_le_bytes());
         builder.push(&NewRecord {
@@ -84,15 +118,32 @@ pub fn build(tag: u64, count: usize, value_bytes: usize, producer: Option<Produc
 }
 
 pub fn append_of(partition: PartitionRef, batches: Bytes) -> Append {
-    Append { partition, batches, ack: Ack::Committed }
+    Append {
+        partition,
+        batches,
+        ack: Ack::Committed,
+    }
 }
 
-pub async fn append(engine: &Engine, partition: PartitionRef, batches: Bytes) -> Result<Appended, AppendError> {
-    engine.append(vec![append_of(partition, batches)]).await.pop().expect("one answer")
+pub async fn append(
+    engine: &Engine,
+    partition: PartitionRef,
+    batches: Bytes,
+) -> Result<Appended, AppendError> {
+    engine
+        .append(vec![append_of(partition, batches)])
+        .await
+        .pop()
+        .expect("one answer")
 }
 
 /// The tags of all records of a partition, with their offsets checked to be without gaps from `from` on.
-pub async fn read_tags(engine: &Engine, partition: PartitionRef, from: Offset, max_bytes: u32) -> Vec<u64> {
+pub async fn read_tags(
+    engine: &Engine,
+    partition: PartitionRef,
+    from: Offset,
+    max_bytes: u32,
+) -> Vec<u64> {
     let mut tags = Vec::new();
     let mut offset = from;
     loop {
@@ -104,7 +155,12 @@ pub async fn read_tags(engine: &Engine, partition: PartitionRef, from: Offset, m
             isolation: Isolation::HighWatermark,
             leader_epoch: None,
         };
-        let result = engine.read(vec![request]).await.pop().expect("one answer").expect("readable");
+        let result = engine
+            .read(vec![request])
+            .await
+            .pop()
+            .expect("one answer")
+            .expect("readable");
         if result.bytes == 0 {
             assert_eq!(offset, result.high_watermark);
             return tags;
@@ -139,8 +195,13 @@ pub async fn collect(result: ReadResult) -> Vec<u8> {
             ReadPart::Memory(memory) => bytes.extend_from_slice(&memory),
             ReadPart::File(range) => {
                 let file = trireme_runtime::fs::File::from_shared(range.file);
-                let (result, read) =
-                    file.read_exact_at(Vec::with_capacity(range.len as usize), range.position, range.len as usize).await;
+                let (result, read) = file
+                    .read_exact_at(
+                        Vec::with_capacity(range.len as usize),
+                        range.position,
+                        range.len as usize,
+                    )
+                    .await;
                 result.expect("a range that was handed out can be read");
                 bytes.extend_from_slice(&read);
             }

@@ -75,12 +75,26 @@ pub async fn check(engine: &Engine, model: &SharedModel, read_bytes: u32) {
     let partitions: Vec<u32> = model.borrow().partitions.keys().copied().collect();
     let listed = engine.list().await;
     for index in partitions {
-        assert!(listed.contains(&partition(index)), "partition {index} is gone");
-        let info = engine.describe(vec![partition(index)]).await.pop().expect("one").expect("known");
+        assert!(
+            listed.contains(&partition(index)),
+            "partition {index} is gone"
+        );
+        let info = engine
+            .describe(vec![partition(index)])
+            .await
+            .pop()
+            .expect("one")
+            .expect("known");
         let known = model.borrow().partitions[&index].clone();
-        assert!(info.log_start >= known.log_start, "a log start that went back: {info:?}");
+        assert!(
+            info.log_start >= known.log_start,
+            "a log start that went back: {info:?}"
+        );
         if let Some((last, _)) = known.tags.last_key_value() {
-            assert!(info.high_watermark > *last, "partition {index}: acknowledged {last}, there is {info:?}");
+            assert!(
+                info.high_watermark > *last,
+                "partition {index}: acknowledged {last}, there is {info:?}"
+            );
         }
         assert_eq!(info.high_watermark, info.log_end, "nothing is under way");
         let tags = read_tags(engine, partition(index), info.log_start, read_bytes).await;
@@ -88,11 +102,25 @@ pub async fn check(engine: &Engine, model: &SharedModel, read_bytes: u32) {
         for (offset, tag) in (info.log_start..).zip(tags) {
             match known.tags.get(&offset) {
                 Some(known) => assert_eq!(*known, tag, "partition {index} offset {offset}"),
-                None => assert!(tag < model.borrow().next_tag, "partition {index} offset {offset}: {tag} was never sent"),
+                None => assert!(
+                    tag < model.borrow().next_tag,
+                    "partition {index} offset {offset}: {tag} was never sent"
+                ),
             }
-            model.borrow_mut().partitions.get_mut(&index).expect("known").tags.insert(offset, tag);
+            model
+                .borrow_mut()
+                .partitions
+                .get_mut(&index)
+                .expect("known")
+                .tags
+                .insert(offset, tag);
         }
-        model.borrow_mut().partitions.get_mut(&index).expect("known").log_start = info.log_start;
+        model
+            .borrow_mut()
+            .partitions
+            .get_mut(&index)
+            .expect("known")
+            .log_start = info.log_start;
         let epoch = model.borrow().epoch;
         assert!(info.leader_epoch >= epoch);
         model.borrow_mut().epoch = info.leader_epoch;
@@ -104,19 +132,36 @@ pub async fn live(engine: &Engine, model: &SharedModel, scale: Scale, dice: &mut
     for _ in 0..scale.steps {
         let index = dice.roll(u64::from(scale.partitions)) as u32;
         if !model.borrow().partitions.contains_key(&index) {
-            let created = engine.create(vec![(partition(index), partition_config(&scale))]).await;
+            let created = engine
+                .create(vec![(partition(index), partition_config(&scale))])
+                .await;
             assert_eq!(created, [Ok(())]);
-            model.borrow_mut().partitions.insert(index, Known::default());
+            model
+                .borrow_mut()
+                .partitions
+                .insert(index, Known::default());
         }
         match dice.roll(40) {
             0 => {
-                let end = model.borrow().partitions[&index].tags.last_key_value().map_or(0, |(last, _)| last + 1);
+                let end = model.borrow().partitions[&index]
+                    .tags
+                    .last_key_value()
+                    .map_or(0, |(last, _)| last + 1);
                 let before = dice.roll(end as u64 + 1) as i64;
                 // A log start that was asked for may be there after a crash, acknowledged or not.
-                let result = engine.delete_records(vec![(partition(index), before)]).await.pop().expect("one");
+                let result = engine
+                    .delete_records(vec![(partition(index), before)])
+                    .await
+                    .pop()
+                    .expect("one");
                 let log_start = result.expect("within the log");
                 assert!(log_start >= before);
-                model.borrow_mut().partitions.get_mut(&index).expect("known").log_start = log_start;
+                model
+                    .borrow_mut()
+                    .partitions
+                    .get_mut(&index)
+                    .expect("known")
+                    .log_start = log_start;
             }
             _ => burst(engine, model, scale, dice).await,
         }
@@ -129,7 +174,11 @@ async fn burst(engine: &Engine, model: &SharedModel, scale: Scale, dice: &mut Di
     let focus = dice.roll(2) == 0;
     let first = known[dice.roll(known.len() as u64) as usize];
     for _ in 0..1 + dice.roll(scale.burst) {
-        let index = if focus { first } else { known[dice.roll(known.len() as u64) as usize] };
+        let index = if focus {
+            first
+        } else {
+            known[dice.roll(known.len() as u64) as usize]
+        };
         let tag = model.borrow().next_tag;
         model.borrow_mut().next_tag += 1;
         let count = 1 + dice.roll(3) as usize;
@@ -138,7 +187,10 @@ async fn burst(engine: &Engine, model: &SharedModel, scale: Scale, dice: &mut Di
             1 => dice.roll(200),
             _ => dice.roll(scale.batch_bytes_max / 8 + 1),
         };
-        let appended = engine.append(vec![append_of(partition(index), batch(tag, count, bytes as usize / count))]);
+        let appended = engine.append(vec![append_of(
+            partition(index),
+            batch(tag, count, bytes as usize / count),
+        )]);
         under_way.push((index, tag, count, appended));
     }
     for (index, tag, count, appended) in under_way {
@@ -147,11 +199,18 @@ async fn burst(engine: &Engine, model: &SharedModel, scale: Scale, dice: &mut Di
             Err(AppendError::Overloaded) => continue,
             Err(error) => panic!("{error}"),
         };
-        assert_eq!(appended.last_offset - appended.base_offset + 1, count as i64);
+        assert_eq!(
+            appended.last_offset - appended.base_offset + 1,
+            count as i64
+        );
         let mut model = model.borrow_mut();
         let known = model.partitions.get_mut(&index).expect("known");
         for offset in appended.base_offset..=appended.last_offset {
-            assert_eq!(known.tags.insert(offset, tag), None, "offset {offset} was given twice");
+            assert_eq!(
+                known.tags.insert(offset, tag),
+                None,
+                "offset {offset} was given twice"
+            );
         }
     }
 }

@@ -58,16 +58,33 @@ async fn life(report: Report, scale: Scale, mut dice: Dice) {
     };
     check(&engine, &report.model, 30_000).await;
     let known: Vec<u32> = report.model.borrow().partitions.keys().copied().collect();
-    engine.configure(known.iter().map(|index| (partition(*index), partition_config(&scale))).collect()).await;
+    engine
+        .configure(
+            known
+                .iter()
+                .map(|index| (partition(*index), partition_config(&scale)))
+                .collect(),
+        )
+        .await;
     report.is_up.set(true);
     let before = engine.stats();
     let (mut direct, mut checkpoints) = (before.direct_runs, before.checkpoints);
     for round in 0.. {
-        live(&engine, &report.model, Scale { steps: 3, ..scale }, &mut dice).await;
+        live(
+            &engine,
+            &report.model,
+            Scale { steps: 3, ..scale },
+            &mut dice,
+        )
+        .await;
         report.rounds.set(report.rounds.get() + 1);
         let stats = engine.stats();
-        report.direct_runs.set(report.direct_runs.get() + stats.direct_runs - direct);
-        report.checkpoints.set(report.checkpoints.get() + stats.checkpoints - checkpoints);
+        report
+            .direct_runs
+            .set(report.direct_runs.get() + stats.direct_runs - direct);
+        report
+            .checkpoints
+            .set(report.checkpoints.get() + stats.checkpoints - checkpoints);
         (direct, checkpoints) = (stats.direct_runs, stats.checkpoints);
         if round > 3 && dice.roll(12) == 0 {
             engine.shutdown().await;
@@ -82,13 +99,17 @@ fn lives(seed: u64, scale: Scale, ends: u64) -> Report {
     let mut dice = Dice::new(seed);
     let mut sim = Simulation::new(seed);
     let report = Report::default();
-    let main = |report: Report, dice: Dice| move |_core: usize| life(report.clone(), scale, dice.clone());
+    let main =
+        |report: Report, dice: Dice| move |_core: usize| life(report.clone(), scale, dice.clone());
     let node = sim.node(1, main(report.clone(), Dice::new(seed)));
     for end in 0..ends {
         // Sometimes in the middle of the start, mostly later.
         if dice.roll(5) > 0 {
             let is_up = report.is_up.clone();
-            assert!(sim.run_until(|| is_up.get()), "seed {seed}: the node does not come up");
+            assert!(
+                sim.run_until(|| is_up.get()),
+                "seed {seed}: the node does not come up"
+            );
         }
         let longest_us = if dice.roll(3) == 0 { 400_000 } else { 30_000 };
         sim.run_for(Duration::from_micros(dice.roll(longest_us)));
@@ -102,12 +123,21 @@ fn lives(seed: u64, scale: Scale, ends: u64) -> Report {
         sim.restart(node, main(report.clone(), Dice::new(seed * 1000 + end)));
     }
     let is_up = report.is_up.clone();
-    assert!(sim.run_until(|| is_up.get()), "seed {seed}: the node does not come up");
+    assert!(
+        sim.run_until(|| is_up.get()),
+        "seed {seed}: the node does not come up"
+    );
     assert_eq!(*report.problem.borrow(), None, "seed {seed}");
     report
 }
 
-const SCALE: Scale = Scale { partitions: 4, segment_bytes: 400 << 10, steps: 0, batch_bytes_max: 30_000, burst: 30 };
+const SCALE: Scale = Scale {
+    partitions: 4,
+    segment_bytes: 400 << 10,
+    steps: 0,
+    batch_bytes_max: 30_000,
+    burst: 30,
+};
 
 /// The seeds to run: TRIREME_SEEDS=FIRST,COUNT for a longer search than a test run has time for.
 fn seeds(count: u64) -> (u64, u64) {
@@ -130,5 +160,8 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
         checkpoints += report.checkpoints.get();
     }
     println!("{rounds} rounds, {direct} direct runs, {checkpoints} checkpoints");
-    assert!(rounds > 100 && direct > 10 && checkpoints > 10, "the lives were too quiet");
+    assert!(
+        rounds > 100 && direct > 10 && checkpoints > 10,
+        "the lives were too quiet"
+    );
 }

@@ -12,7 +12,9 @@ use trireme_engine::records::{BatchBuilder, NewRecord};
 const SIZES: [usize; 4] = [64, 1 << 10, 16 << 10, 1 << 20];
 
 fn bytes(length: usize) -> Vec<u8> {
-    (0..length as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    (0..length as u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
 }
 
 fn sums(criterion: &mut Criterion) {
@@ -38,7 +40,8 @@ fn combinations(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("combine");
     for size in SIZES {
         group.bench_function(BenchmarkId::new("engine", size), |bencher| {
-            bencher.iter(|| crc::crc32c_combine(black_box(1), black_box(2), black_box(size as u64)));
+            bencher
+                .iter(|| crc::crc32c_combine(black_box(1), black_box(2), black_box(size as u64)));
         });
         group.bench_function(BenchmarkId::new("crate crc32c", size), |bencher| {
             bencher.iter(|| crc32c::crc32c_combine(black_box(1), black_box(2), black_box(size)));
@@ -53,7 +56,11 @@ fn batches(criterion: &mut Criterion) {
     for size in SIZES {
         let mut builder = BatchBuilder::new(Codec::None);
         let value = bytes(size);
-        builder.push(&NewRecord { timestamp_ms: 1, value: Some(&value), ..Default::default() });
+        builder.push(&NewRecord {
+            timestamp_ms: 1,
+            value: Some(&value),
+            ..Default::default()
+        });
         let mut batch = builder.finish();
         let limits = Limits::client(2 << 20);
         group.bench_function(BenchmarkId::new("validate", size), |bencher| {

@@ -15,5 +15,8 @@ pub const API: Api = Api {
 };
 
 async fn handle(_: Call, _: AddOffsetsToTxnRequestData) -> Answer<AddOffsetsToTxnResponseData> {
-    Ok(AddOffsetsToTxnResponseData { error_code: ErrorCode::UnsupportedVersion.code(), ..Default::default() })
+    Ok(AddOffsetsToTxnResponseData {
+        error_code: ErrorCode::UnsupportedVersion.code(),
+        ..Default::default()
+    })
 }

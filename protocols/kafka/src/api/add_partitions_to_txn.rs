@@ -20,14 +20,21 @@ pub const API: Api = Api {
 
 const FIRST_WITH_TRANSACTIONS: i16 = 4;
 
-async fn handle(call: Call, request: AddPartitionsToTxnRequestData) -> Answer<AddPartitionsToTxnResponseData> {
+async fn handle(
+    call: Call,
+    request: AddPartitionsToTxnRequestData,
+) -> Answer<AddPartitionsToTxnResponseData> {
     let code = ErrorCode::UnsupportedVersion.code();
     if call.version() >= FIRST_WITH_TRANSACTIONS {
-        let results = request.transactions.into_iter().map(|transaction| AddPartitionsToTxnResult {
-            transactional_id: transaction.transactional_id,
-            topic_results: refuse(transaction.topics, code),
-            ..Default::default()
-        });
+        let results =
+            request
+                .transactions
+                .into_iter()
+                .map(|transaction| AddPartitionsToTxnResult {
+                    transactional_id: transaction.transactional_id,
+                    topic_results: refuse(transaction.topics, code),
+                    ..Default::default()
+                });
         return Ok(AddPartitionsToTxnResponseData {
             error_code: code,
             results_by_transaction: results.collect(),

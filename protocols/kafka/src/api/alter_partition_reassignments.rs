@@ -27,24 +27,33 @@ async fn handle(
         for asked in &topic.partitions {
             let known = cluster::find(&image, topic.name.as_str(), asked.partition_index).is_some();
             let refusal = match &asked.replicas {
-                _ if !known => {
-                    Some((ErrorCode::UnknownTopicOrPartition, "This server does not host this topic-partition."))
-                }
-                None => Some((ErrorCode::NoReassignmentInProgress, "No partition reassignment is in progress.")),
-                Some(replicas) if *replicas != [image.node_id] => {
-                    Some((ErrorCode::InvalidReplicaAssignment, "There is no other broker to have a replica."))
-                }
+                _ if !known => Some((
+                    ErrorCode::UnknownTopicOrPartition,
+                    "This server does not host this topic-partition.",
+                )),
+                None => Some((
+                    ErrorCode::NoReassignmentInProgress,
+                    "No partition reassignment is in progress.",
+                )),
+                Some(replicas) if *replicas != [image.node_id] => Some((
+                    ErrorCode::InvalidReplicaAssignment,
+                    "There is no other broker to have a replica.",
+                )),
                 Some(_) => None,
             };
-            let mut answer = ReassignablePartitionResponse::default().with_partition_index(asked.partition_index);
+            let mut answer = ReassignablePartitionResponse::default()
+                .with_partition_index(asked.partition_index);
             if let Some((code, message)) = refusal {
                 answer.error_code = code.code();
                 answer.error_message = Some(text(message));
             }
             partitions.push(answer);
         }
-        responses
-            .push(ReassignableTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions));
+        responses.push(
+            ReassignableTopicResponse::default()
+                .with_name(topic.name.clone())
+                .with_partitions(partitions),
+        );
     }
     let mut response = AlterPartitionReassignmentsResponseData::default().with_responses(responses);
     if call.version() >= 1 {

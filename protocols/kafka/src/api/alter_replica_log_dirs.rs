@@ -18,7 +18,10 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(call: Call, request: AlterReplicaLogDirsRequestData) -> Answer<AlterReplicaLogDirsResponseData> {
+async fn handle(
+    call: Call,
+    request: AlterReplicaLogDirsRequestData,
+) -> Answer<AlterReplicaLogDirsResponseData> {
     let image = call.door.metadata.image();
     let mut results: BTreeMap<&str, Vec<AlterReplicaLogDirPartitionResult>> = BTreeMap::new();
     for dir in &request.dirs {
@@ -41,7 +44,9 @@ async fn handle(call: Call, request: AlterReplicaLogDirsRequestData) -> Answer<A
     let results = results
         .into_iter()
         .map(|(name, partitions)| {
-            AlterReplicaLogDirTopicResult::default().with_topic_name(text(name)).with_partitions(partitions)
+            AlterReplicaLogDirTopicResult::default()
+                .with_topic_name(text(name))
+                .with_partitions(partitions)
         })
         .collect();
     Ok(AlterReplicaLogDirsResponseData::default().with_results(results))

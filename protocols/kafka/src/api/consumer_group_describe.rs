@@ -17,12 +17,21 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(call: Call, request: ConsumerGroupDescribeRequestData) -> Answer<ConsumerGroupDescribeResponseData> {
-    let asks: Vec<_> = request.group_ids.into_iter().map(|id| call.door.groups.ask(GroupRequest::Describe(id))).collect();
+async fn handle(
+    call: Call,
+    request: ConsumerGroupDescribeRequestData,
+) -> Answer<ConsumerGroupDescribeResponseData> {
+    let asks: Vec<_> = request
+        .group_ids
+        .into_iter()
+        .map(|id| call.door.groups.ask(GroupRequest::Describe(id)))
+        .collect();
     let mut groups = Vec::with_capacity(asks.len());
     for ask in asks {
         let reply = ask.await;
-        let GroupReply::Describe(group) = reply else { unreachable!("DescribeGroups answered with {reply:?}") };
+        let GroupReply::Describe(group) = reply else {
+            unreachable!("DescribeGroups answered with {reply:?}")
+        };
         let message = match group.error_code {
             0 => format!("Group {} is not a consumer group.", group.group_id),
             _ => format!("Group {} not found.", group.group_id),
@@ -34,5 +43,8 @@ async fn handle(call: Call, request: ConsumerGroupDescribeRequestData) -> Answer
             ..Default::default()
         });
     }
-    Ok(ConsumerGroupDescribeResponseData { groups, ..Default::default() })
+    Ok(ConsumerGroupDescribeResponseData {
+        groups,
+        ..Default::default()
+    })
 }

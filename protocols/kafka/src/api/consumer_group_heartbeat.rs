@@ -16,10 +16,15 @@ pub const API: Api = Api {
     start: |request| dispatch::typed(request, handle),
 };
 
-async fn handle(_: Call, _: ConsumerGroupHeartbeatRequestData) -> Answer<ConsumerGroupHeartbeatResponseData> {
+async fn handle(
+    _: Call,
+    _: ConsumerGroupHeartbeatRequestData,
+) -> Answer<ConsumerGroupHeartbeatResponseData> {
     Ok(ConsumerGroupHeartbeatResponseData {
         error_code: ErrorCode::UnsupportedVersion.code(),
-        error_message: Some(KafkaString::from_static("Trireme serves classic consumer groups only (group.protocol=classic).")),
+        error_message: Some(KafkaString::from_static(
+            "Trireme serves classic consumer groups only (group.protocol=classic).",
+        )),
         ..Default::default()
     })
 }

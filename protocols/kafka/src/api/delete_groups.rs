@@ -19,8 +19,13 @@ pub const API: Api = Api {
 
 async fn handle(call: Call, request: DeleteGroupsRequestData) -> Answer<DeleteGroupsResponseData> {
     let mut seen = BTreeSet::new();
-    let once = request.groups_names.into_iter().filter(|id| seen.insert(id.as_str().to_owned()));
-    let asks: Vec<_> = once.map(|id| call.door.groups.ask(GroupRequest::Delete(id))).collect();
+    let once = request
+        .groups_names
+        .into_iter()
+        .filter(|id| seen.insert(id.as_str().to_owned()));
+    let asks: Vec<_> = once
+        .map(|id| call.door.groups.ask(GroupRequest::Delete(id)))
+        .collect();
     let mut results = Vec::with_capacity(asks.len());
     for ask in asks {
         match ask.await {
@@ -28,5 +33,8 @@ async fn handle(call: Call, request: DeleteGroupsRequestData) -> Answer<DeleteGr
             other => unreachable!("DeleteGroups answered with {other:?}"),
         }
     }
-    Ok(DeleteGroupsResponseData { results, ..Default::default() })
+    Ok(DeleteGroupsResponseData {
+        results,
+        ..Default::default()
+    })
 }

@@ -22,12 +22,21 @@ const FIRST_WITH_NOT_FOUND: i16 = 6;
 /// alter its configuration.
 const ALL_GROUP_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
-async fn handle(call: Call, request: DescribeGroupsRequestData) -> Answer<DescribeGroupsResponseData> {
-    let asks: Vec<_> = request.groups.into_iter().map(|id| call.door.groups.ask(GroupRequest::Describe(id))).collect();
+async fn handle(
+    call: Call,
+    request: DescribeGroupsRequestData,
+) -> Answer<DescribeGroupsResponseData> {
+    let asks: Vec<_> = request
+        .groups
+        .into_iter()
+        .map(|id| call.door.groups.ask(GroupRequest::Describe(id)))
+        .collect();
     let mut groups = Vec::with_capacity(asks.len());
     for ask in asks {
         let reply = ask.await;
-        let GroupReply::Describe(mut group) = reply else { unreachable!("DescribeGroups answered with {reply:?}") };
+        let GroupReply::Describe(mut group) = reply else {
+            unreachable!("DescribeGroups answered with {reply:?}")
+        };
         if call.version() < FIRST_WITH_NOT_FOUND {
             group.error_message = None;
             if group.error_code == ErrorCode::GroupIdNotFound.code() {
@@ -39,5 +48,8 @@ async fn handle(call: Call, request: DescribeGroupsRequestData) -> Answer<Descri
         }
         groups.push(group);
     }
-    Ok(DescribeGroupsResponseData { groups, ..Default::default() })
+    Ok(DescribeGroupsResponseData {
+        groups,
+        ..Default::default()
+    })
 }

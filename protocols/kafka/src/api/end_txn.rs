@@ -15,5 +15,8 @@ pub const API: Api = Api {
 };
 
 async fn handle(_: Call, _: EndTxnRequestData) -> Answer<EndTxnResponseData> {
-    Ok(EndTxnResponseData { error_code: ErrorCode::UnsupportedVersion.code(), ..Default::default() })
+    Ok(EndTxnResponseData {
+        error_code: ErrorCode::UnsupportedVersion.code(),
+        ..Default::default()
+    })
 }

@@ -21,10 +21,20 @@ const FIRST_WITH_KEYS: i16 = 4;
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
 
-async fn handle(call: Call, request: FindCoordinatorRequestData) -> Answer<FindCoordinatorResponseData> {
+async fn handle(
+    call: Call,
+    request: FindCoordinatorRequestData,
+) -> Answer<FindCoordinatorResponseData> {
     if call.version() >= FIRST_WITH_KEYS {
-        let coordinators = request.coordinator_keys.into_iter().map(|key| find(&call, request.key_type, key)).collect();
-        return Ok(FindCoordinatorResponseData { coordinators, ..Default::default() });
+        let coordinators = request
+            .coordinator_keys
+            .into_iter()
+            .map(|key| find(&call, request.key_type, key))
+            .collect();
+        return Ok(FindCoordinatorResponseData {
+            coordinators,
+            ..Default::default()
+        });
     }
     let found = find(&call, request.key_type, request.key);
     Ok(FindCoordinatorResponseData {
@@ -61,8 +71,14 @@ fn find(call: &Call, key_type: i8, key: KafkaString) -> Coordinator {
         // own for TRANSACTIONAL_ID_AUTHORIZATION_FAILED, librdkafka goes on asking after any other.
         TRANSACTION => refused(
             ErrorCode::ClusterAuthorizationFailed,
-            format!("Trireme does not support transactions yet (transactional.id {key:?}): use an idempotent producer", key = key.as_str()),
+            format!(
+                "Trireme does not support transactions yet (transactional.id {key:?}): use an idempotent producer",
+                key = key.as_str()
+            ),
         ),
-        other => refused(ErrorCode::InvalidRequest, format!("There is no coordinator of type {other} here.")),
+        other => refused(
+            ErrorCode::InvalidRequest,
+            format!("There is no coordinator of type {other} here."),
+        ),
     }
 }

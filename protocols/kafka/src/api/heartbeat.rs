@@ -17,7 +17,10 @@ pub const API: Api = Api {
 
 async fn handle(call: Call, request: HeartbeatRequestData) -> Answer<HeartbeatResponseData> {
     match call.door.groups.ask(GroupRequest::Heartbeat(request)).await {
-        GroupReply::Heartbeat(error_code) => Ok(HeartbeatResponseData { error_code, ..Default::default() }),
+        GroupReply::Heartbeat(error_code) => Ok(HeartbeatResponseData {
+            error_code,
+            ..Default::default()
+        }),
         other => unreachable!("Heartbeat answered with {other:?}"),
     }
 }

@@ -42,7 +42,10 @@ impl ProducerIds {
     }
 }
 
-async fn handle(call: Call, request: InitProducerIdRequestData) -> Answer<InitProducerIdResponseData> {
+async fn handle(
+    call: Call,
+    request: InitProducerIdRequestData,
+) -> Answer<InitProducerIdResponseData> {
     let refused = |code: ErrorCode| {
         Ok(InitProducerIdResponseData {
             error_code: code.code(),
@@ -61,7 +64,11 @@ async fn handle(call: Call, request: InitProducerIdRequestData) -> Answer<InitPr
     }
     // A producer that wants to go on after lost messages brings its old id; like Kafka we give it a new one.
     match call.door.producer_ids.take(&call.door.metadata).await {
-        Ok(producer_id) => Ok(InitProducerIdResponseData { producer_id, producer_epoch: 0, ..Default::default() }),
+        Ok(producer_id) => Ok(InitProducerIdResponseData {
+            producer_id,
+            producer_epoch: 0,
+            ..Default::default()
+        }),
         Err(problem) => {
             tracing::warn!(%problem, "no producer id can be given");
             refused(ErrorCode::CoordinatorNotAvailable)

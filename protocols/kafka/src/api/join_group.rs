@@ -17,8 +17,14 @@ pub const API: Api = Api {
 
 async fn handle(call: Call, request: JoinGroupRequestData) -> Answer<JoinGroupResponseData> {
     // The wait may be long: the request, and with it the frame, is gone by then.
-    let reply = call.door.groups.ask(GroupRequest::Join(call.group_client(), request)).await;
-    let GroupReply::Join(mut response) = reply else { unreachable!("JoinGroup answered with {reply:?}") };
+    let reply = call
+        .door
+        .groups
+        .ask(GroupRequest::Join(call.group_client(), request))
+        .await;
+    let GroupReply::Join(mut response) = reply else {
+        unreachable!("JoinGroup answered with {reply:?}")
+    };
     if call.version() < 9 {
         response.skip_assignment = false;
     }

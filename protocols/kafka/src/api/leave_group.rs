@@ -22,10 +22,15 @@ async fn handle(call: Call, mut request: LeaveGroupRequestData) -> Answer<LeaveG
     let single = call.version() < FIRST_WITH_MEMBERS;
     if single {
         let member_id = std::mem::take(&mut request.member_id);
-        request.members = vec![MemberIdentity { member_id, ..Default::default() }];
+        request.members = vec![MemberIdentity {
+            member_id,
+            ..Default::default()
+        }];
     }
     let reply = call.door.groups.ask(GroupRequest::Leave(request)).await;
-    let GroupReply::Leave(mut response) = reply else { unreachable!("LeaveGroup answered with {reply:?}") };
+    let GroupReply::Leave(mut response) = reply else {
+        unreachable!("LeaveGroup answered with {reply:?}")
+    };
     if single && let Some(member) = response.members.pop() {
         response.error_code = member.error_code;
         response.members.clear();

@@ -15,5 +15,9 @@ pub const API: Api = Api {
 };
 
 async fn handle(call: Call, request: ListGroupsRequestData) -> Answer<ListGroupsResponseData> {
-    Ok(call.door.groups.list(request.states_filter, request.types_filter).await)
+    Ok(call
+        .door
+        .groups
+        .list(request.states_filter, request.types_filter)
+        .await)
 }

@@ -2,7 +2,9 @@
 
 use std::future::Future;
 
-use kacrab_protocol::generated::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+use kacrab_protocol::generated::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
 use kacrab_protocol::generated::*;
 
 use crate::cluster;
@@ -22,7 +24,10 @@ pub const API: Api = Api {
 const FIRST_WITH_TOPIC_IDS: i16 = 10;
 
 /// Asks the coordinator for what exists, and answers for the rest itself.
-fn begin(call: Call, mut request: OffsetCommitRequestData) -> impl Future<Output = Answer<OffsetCommitResponseData>> + 'static {
+fn begin(
+    call: Call,
+    mut request: OffsetCommitRequestData,
+) -> impl Future<Output = Answer<OffsetCommitResponseData>> + 'static {
     let by_id = call.version() >= FIRST_WITH_TOPIC_IDS;
     let mut unknown = Vec::new();
     {
@@ -41,10 +46,21 @@ fn begin(call: Call, mut request: OffsetCommitRequestData) -> impl Future<Output
             if topic.partitions.iter().all(|p| exists(p.partition_index)) {
                 continue;
             }
-            let code = if by_id && known.is_none() { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+            let code = if by_id && known.is_none() {
+                ErrorCode::UnknownTopicId
+            } else {
+                ErrorCode::UnknownTopicOrPartition
+            };
             let error_code = code.code();
-            let missing = topic.partitions.iter().filter(|p| !exists(p.partition_index));
-            let answer = |partition_index| OffsetCommitResponsePartition { partition_index, error_code, ..Default::default() };
+            let missing = topic
+                .partitions
+                .iter()
+                .filter(|p| !exists(p.partition_index));
+            let answer = |partition_index| OffsetCommitResponsePartition {
+                partition_index,
+                error_code,
+                ..Default::default()
+            };
             unknown.push(OffsetCommitResponseTopic {
                 name: topic.name.clone(),
                 topic_id: topic.topic_id,
@@ -56,7 +72,11 @@ fn begin(call: Call, mut request: OffsetCommitRequestData) -> impl Future<Output
         request.topics.retain(|topic| !topic.partitions.is_empty());
     }
     let all_unknown = request.topics.is_empty() && !unknown.is_empty();
-    let ask = (!all_unknown).then(|| call.door.groups.ask(GroupRequest::Commit(call.group_client(), request)));
+    let ask = (!all_unknown).then(|| {
+        call.door
+            .groups
+            .ask(GroupRequest::Commit(call.group_client(), request))
+    });
     async move {
         let mut response = match ask {
             None => OffsetCommitResponseData::default(),
@@ -66,7 +86,9 @@ fn begin(call: Call, mut request: OffsetCommitRequestData) -> impl Future<Output
             },
         };
         for topic in unknown {
-            let same = |t: &&mut OffsetCommitResponseTopic| t.name == topic.name && t.topic_id == topic.topic_id;
+            let same = |t: &&mut OffsetCommitResponseTopic| {
+                t.name == topic.name && t.topic_id == topic.topic_id
+            };
             match response.topics.iter_mut().find(same) {
                 Some(known) => known.partitions.extend(topic.partitions),
                 None => response.topics.push(topic),

@@ -1,10 +1,12 @@
 //! OffsetFetch: how far groups have come.
 
 use kacrab_protocol::KafkaUuid;
-use kacrab_protocol::generated::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kacrab_protocol::generated::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
 use kacrab_protocol::generated::offset_fetch_response::{
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
-    OffsetFetchResponseTopics,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kacrab_protocol::generated::*;
 
@@ -29,17 +31,33 @@ const FIRST_WITH_TOPIC_IDS: i16 = 10;
 async fn handle(call: Call, request: OffsetFetchRequestData) -> Answer<OffsetFetchResponseData> {
     let version = call.version();
     let require_stable = request.require_stable;
-    let groups = if version >= FIRST_WITH_GROUPS { request.groups } else { vec![single(request)] };
+    let groups = if version >= FIRST_WITH_GROUPS {
+        request.groups
+    } else {
+        vec![single(request)]
+    };
     let mut answers = Vec::with_capacity(groups.len());
     for mut group in groups {
-        let unknown = if version >= FIRST_WITH_TOPIC_IDS { name_topics(&call, &mut group) } else { Vec::new() };
+        let unknown = if version >= FIRST_WITH_TOPIC_IDS {
+            name_topics(&call, &mut group)
+        } else {
+            Vec::new()
+        };
         // Begun here, in order; the answers are gathered below.
-        answers.push((call.door.groups.ask(GroupRequest::Fetch { group, require_stable }), unknown));
+        answers.push((
+            call.door.groups.ask(GroupRequest::Fetch {
+                group,
+                require_stable,
+            }),
+            unknown,
+        ));
     }
     let mut groups = Vec::with_capacity(answers.len());
     for (answer, unknown) in answers {
         let reply = answer.await;
-        let GroupReply::Fetch(mut group) = reply else { unreachable!("OffsetFetch answered with {reply:?}") };
+        let GroupReply::Fetch(mut group) = reply else {
+            unreachable!("OffsetFetch answered with {reply:?}")
+        };
         if version >= FIRST_WITH_TOPIC_IDS && group.error_code == 0 {
             identify_topics(&call, &mut group);
             group.topics.extend(unknown);
@@ -47,7 +65,10 @@ async fn handle(call: Call, request: OffsetFetchRequestData) -> Answer<OffsetFet
         groups.push(group);
     }
     if version >= FIRST_WITH_GROUPS {
-        return Ok(OffsetFetchResponseData { groups, ..Default::default() });
+        return Ok(OffsetFetchResponseData {
+            groups,
+            ..Default::default()
+        });
     }
     Ok(flat(version, groups.pop().unwrap_or_default()))
 }
@@ -62,18 +83,30 @@ fn single(request: OffsetFetchRequestData) -> OffsetFetchRequestGroup {
         };
         topics.into_iter().map(topic).collect()
     });
-    OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() }
+    OffsetFetchRequestGroup {
+        group_id: request.group_id,
+        topics,
+        ..Default::default()
+    }
 }
 
 /// The one group of an answer in the older form. Version 1 has no place for a group's error but its partitions.
 fn flat(version: i16, group: OffsetFetchResponseGroup) -> OffsetFetchResponseData {
-    let partition_error = if version < FIRST_WITH_GROUP_ERROR { group.error_code } else { 0 };
+    let partition_error = if version < FIRST_WITH_GROUP_ERROR {
+        group.error_code
+    } else {
+        0
+    };
     let partition = |p: OffsetFetchResponsePartitions| OffsetFetchResponsePartition {
         partition_index: p.partition_index,
         committed_offset: p.committed_offset,
         committed_leader_epoch: p.committed_leader_epoch,
         metadata: p.metadata,
-        error_code: if partition_error == 0 { p.error_code } else { partition_error },
+        error_code: if partition_error == 0 {
+            p.error_code
+        } else {
+            partition_error
+        },
         ..Default::default()
     };
     let topic = |t: OffsetFetchResponseTopics| OffsetFetchResponseTopic {
@@ -90,27 +123,37 @@ fn flat(version: i16, group: OffsetFetchResponseGroup) -> OffsetFetchResponseDat
 
 /// Names the topics that were asked for by id; those that do not exist are taken out and answered here.
 fn name_topics(call: &Call, group: &mut OffsetFetchRequestGroup) -> Vec<OffsetFetchResponseTopics> {
-    let Some(topics) = &mut group.topics else { return Vec::new() };
+    let Some(topics) = &mut group.topics else {
+        return Vec::new();
+    };
     let image = call.door.metadata.image();
     let mut unknown = Vec::new();
-    topics.retain_mut(|topic| match image.topic_by_id(&cluster::from_uuid(topic.topic_id)) {
-        Some(known) => {
-            topic.name = known.name.to_string().into();
-            true
-        }
-        None => {
-            let partitions = topic.partition_indexes.iter().map(|&partition_index| OffsetFetchResponsePartitions {
-                partition_index,
-                committed_offset: -1,
-                metadata: Some("".to_owned().into()),
-                error_code: ErrorCode::UnknownTopicId.code(),
-                ..Default::default()
-            });
-            let topic_id = topic.topic_id;
-            unknown.push(OffsetFetchResponseTopics { topic_id, partitions: partitions.collect(), ..Default::default() });
-            false
-        }
-    });
+    topics.retain_mut(
+        |topic| match image.topic_by_id(&cluster::from_uuid(topic.topic_id)) {
+            Some(known) => {
+                topic.name = known.name.to_string().into();
+                true
+            }
+            None => {
+                let partitions = topic.partition_indexes.iter().map(|&partition_index| {
+                    OffsetFetchResponsePartitions {
+                        partition_index,
+                        committed_offset: -1,
+                        metadata: Some("".to_owned().into()),
+                        error_code: ErrorCode::UnknownTopicId.code(),
+                        ..Default::default()
+                    }
+                });
+                let topic_id = topic.topic_id;
+                unknown.push(OffsetFetchResponseTopics {
+                    topic_id,
+                    partitions: partitions.collect(),
+                    ..Default::default()
+                });
+                false
+            }
+        },
+    );
     unknown
 }
 

@@ -19,9 +19,14 @@ pub const API: Api = Api {
 const NAMES_PROTOCOL: i16 = 5;
 
 async fn handle(call: Call, request: SyncGroupRequestData) -> Answer<SyncGroupResponseData> {
-    if call.version() >= NAMES_PROTOCOL && (request.protocol_type.is_none() || request.protocol_name.is_none()) {
+    if call.version() >= NAMES_PROTOCOL
+        && (request.protocol_type.is_none() || request.protocol_name.is_none())
+    {
         let error_code = ErrorCode::InconsistentGroupProtocol.code();
-        return Ok(SyncGroupResponseData { error_code, ..Default::default() });
+        return Ok(SyncGroupResponseData {
+            error_code,
+            ..Default::default()
+        });
     }
     match call.door.groups.ask(GroupRequest::Sync(request)).await {
         GroupReply::Sync(response) => Ok(response),

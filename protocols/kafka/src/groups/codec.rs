@@ -52,7 +52,11 @@ pub enum DecodeError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Key {
     Group(Arc<str>),
-    Offset { group: Arc<str>, topic: Arc<str>, partition: i32 },
+    Offset {
+        group: Arc<str>,
+        topic: Arc<str>,
+        partition: i32,
+    },
 }
 
 /// A committed offset as it is kept.
@@ -119,7 +123,13 @@ impl Encoder {
         self.buffer.split().freeze()
     }
 
-    pub(super) fn put_offset(&mut self, group: &str, topic: &str, partition: i32, value: &CommittedOffset) -> Mutation {
+    pub(super) fn put_offset(
+        &mut self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        value: &CommittedOffset,
+    ) -> Mutation {
         let key = self.offset_key(group, topic, partition);
         let metadata = value.metadata.as_deref().unwrap_or("");
         self.reserve(31 + metadata.len());
@@ -130,11 +140,17 @@ impl Encoder {
         buffer.put_i64_le(value.commit_unix_ms);
         buffer.put_i64_le(value.expire_unix_ms.unwrap_or(-1));
         put_string(buffer, metadata);
-        Mutation { key, value: Some(self.buffer.split().freeze()) }
+        Mutation {
+            key,
+            value: Some(self.buffer.split().freeze()),
+        }
     }
 
     pub(super) fn delete_offset(&mut self, group: &str, topic: &str, partition: i32) -> Mutation {
-        Mutation { key: self.offset_key(group, topic, partition), value: None }
+        Mutation {
+            key: self.offset_key(group, topic, partition),
+            value: None,
+        }
     }
 
     pub(super) fn put_group(&mut self, group: &str, value: &GroupEntry) -> Mutation {
@@ -158,11 +174,17 @@ impl Encoder {
             put_bytes(buffer, &member.subscription);
             put_bytes(buffer, &member.assignment);
         }
-        Mutation { key, value: Some(self.buffer.split().freeze()) }
+        Mutation {
+            key,
+            value: Some(self.buffer.split().freeze()),
+        }
     }
 
     pub(super) fn delete_group(&mut self, group: &str) -> Mutation {
-        Mutation { key: self.group_key(group), value: None }
+        Mutation {
+            key: self.group_key(group),
+            value: None,
+        }
     }
 }
 
@@ -186,12 +208,18 @@ pub(super) fn entry_bytes(value: &GroupEntry) -> usize {
                 + m.assignment.len()
         })
         .sum();
-    17 + optional(&value.protocol_type) + optional(&value.protocol) + optional(&value.leader) + members
+    17 + optional(&value.protocol_type)
+        + optional(&value.protocol)
+        + optional(&value.leader)
+        + members
 }
 
 /// Names come from the protocol's strings, which are at most 32,767 bytes long, or are derived from them and cut there.
 fn put_string(buffer: &mut BytesMut, s: &str) {
-    assert!(s.len() < NO_STRING as usize, "a name longer than the protocol allows reached the group table");
+    assert!(
+        s.len() < NO_STRING as usize,
+        "a name longer than the protocol allows reached the group table"
+    );
     buffer.put_u16_le(s.len() as u16);
     buffer.put_slice(s.as_bytes());
 }
@@ -212,9 +240,11 @@ pub(super) fn decode_key(bytes: &[u8]) -> Result<Key, DecodeError> {
     let mut reader = Reader(bytes);
     let key = match reader.u8()? {
         KEY_GROUP => Key::Group(reader.string()?.into()),
-        KEY_OFFSET => {
-            Key::Offset { group: reader.string()?.into(), topic: reader.string()?.into(), partition: reader.i32()? }
-        }
+        KEY_OFFSET => Key::Offset {
+            group: reader.string()?.into(),
+            topic: reader.string()?.into(),
+            partition: reader.i32()?,
+        },
         other => return Err(DecodeError::UnknownKey(other)),
     };
     reader.end()?;
@@ -229,7 +259,9 @@ pub(super) fn decode_offset(bytes: &[u8]) -> Result<CommittedOffset, DecodeError
         leader_epoch: reader.i32()?,
         commit_unix_ms: reader.i64()?,
         expire_unix_ms: Some(reader.i64()?).filter(|&ms| ms >= 0),
-        metadata: Some(reader.string()?).filter(|s| !s.is_empty()).map(Box::from),
+        metadata: Some(reader.string()?)
+            .filter(|s| !s.is_empty())
+            .map(Box::from),
     };
     reader.end()?;
     Ok(value)
@@ -352,20 +384,39 @@ mod tests {
     }
 
     fn member() -> impl Strategy<Value = MemberEntry> {
-        (name(), optional_name(), name(), name(), any::<i32>(), any::<i32>(), payload(), payload()).prop_map(
-            |(id, instance_id, client_id, client_host, rebalance_timeout_ms, session_timeout_ms, subscription, assignment)| {
-                MemberEntry {
-                    id: id.into(),
+        (
+            name(),
+            optional_name(),
+            name(),
+            name(),
+            any::<i32>(),
+            any::<i32>(),
+            payload(),
+            payload(),
+        )
+            .prop_map(
+                |(
+                    id,
                     instance_id,
-                    client_id: client_id.into(),
-                    client_host: client_host.into(),
+                    client_id,
+                    client_host,
                     rebalance_timeout_ms,
                     session_timeout_ms,
                     subscription,
                     assignment,
-                }
-            },
-        )
+                )| {
+                    MemberEntry {
+                        id: id.into(),
+                        instance_id,
+                        client_id: client_id.into(),
+                        client_host: client_host.into(),
+                        rebalance_timeout_ms,
+                        session_timeout_ms,
+                        subscription,
+                        assignment,
+                    }
+                },
+            )
     }
 
     fn group() -> impl Strategy<Value = GroupEntry> {
@@ -377,14 +428,18 @@ mod tests {
             optional_name(),
             proptest::collection::vec(member(), 0..4),
         )
-            .prop_map(|(generation, state_since_unix_ms, protocol_type, protocol, leader, members)| GroupEntry {
-                generation,
-                state_since_unix_ms,
-                protocol_type,
-                protocol,
-                leader,
-                members,
-            })
+            .prop_map(
+                |(generation, state_since_unix_ms, protocol_type, protocol, leader, members)| {
+                    GroupEntry {
+                        generation,
+                        state_since_unix_ms,
+                        protocol_type,
+                        protocol,
+                        leader,
+                        members,
+                    }
+                },
+            )
     }
 
     proptest! {

@@ -14,7 +14,10 @@ use super::codec::{DecodeError, Key, Mutation, decode_group, decode_key, decode_
 use super::effects::{Effects, Now, PersistError, Then, Token};
 use super::group::Group;
 use super::timers::Due;
-use super::{Client, GroupConfig, GroupReply, GroupRequest, MAX_GROUP_SIZE, MAX_GROUPS_PER_PARTITION, classic, error, offsets, view};
+use super::{
+    Client, GroupConfig, GroupReply, GroupRequest, MAX_GROUP_SIZE, MAX_GROUPS_PER_PARTITION,
+    classic, error, offsets, view,
+};
 
 /// Longest name that a group, an instance or a protocol may have. Kafka's strings end at 32,767 bytes.
 const MAX_NAME_BYTES: usize = 32_767 - 64;
@@ -30,28 +33,41 @@ impl Coordinator {
     pub fn new(mut config: GroupConfig) -> Self {
         config.max_size = config.max_size.min(MAX_GROUP_SIZE);
         config.offset_metadata_max_bytes = config.offset_metadata_max_bytes.min(MAX_NAME_BYTES);
-        Self { groups: BTreeMap::new(), fx: Effects::new(config) }
+        Self {
+            groups: BTreeMap::new(),
+            fx: Effects::new(config),
+        }
     }
 
     /// Takes one entry of the table, in any order.
     pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
         match decode_key(key)? {
             Key::Group(id) => self.loading(id).restore(decode_group(value)?),
-            Key::Offset { group, topic, partition } => {
+            Key::Offset {
+                group,
+                topic,
+                partition,
+            } => {
                 let value = decode_offset(value)?;
                 let group = self.loading(group);
                 let topic = match group.offsets.get_key_value(&topic) {
                     Some((name, _)) => name.clone(),
                     None => topic,
                 };
-                group.offsets.entry(topic).or_default().insert(partition, value);
+                group
+                    .offsets
+                    .entry(topic)
+                    .or_default()
+                    .insert(partition, value);
                 Ok(())
             }
         }
     }
 
     fn loading(&mut self, id: Arc<str>) -> &mut Group {
-        self.groups.entry(id).or_insert_with_key(|id| Group::new(id.clone(), 0))
+        self.groups
+            .entry(id)
+            .or_insert_with_key(|id| Group::new(id.clone(), 0))
     }
 
     /// All entries are loaded: members' sessions begin now, so that heartbeats are all they need to go on.
@@ -83,7 +99,9 @@ impl Coordinator {
         match request {
             GroupRequest::Join(client, request) => self.join(token, client, request, random),
             GroupRequest::Sync(request) => match self.groups.get_mut(request.group_id.as_str()) {
-                _ if request.group_id.is_empty() => fx.reply(token, classic::sync_error(error::INVALID_GROUP_ID)),
+                _ if request.group_id.is_empty() => {
+                    fx.reply(token, classic::sync_error(error::INVALID_GROUP_ID))
+                }
                 Some(group) => classic::sync(group, fx, token, &request),
                 None => fx.reply(token, classic::sync_error(error::UNKNOWN_MEMBER_ID)),
             },
@@ -97,40 +115,69 @@ impl Coordinator {
             }
             GroupRequest::Leave(request) => {
                 let reply = match self.groups.get_mut(request.group_id.as_str()) {
-                    _ if request.group_id.is_empty() => {
-                        LeaveGroupResponseData { error_code: error::INVALID_GROUP_ID, ..Default::default() }
-                    }
+                    _ if request.group_id.is_empty() => LeaveGroupResponseData {
+                        error_code: error::INVALID_GROUP_ID,
+                        ..Default::default()
+                    },
                     Some(group) => classic::leave(group, fx, &request),
                     None => {
                         let members = request.members.iter().map(|who| MemberResponse {
                             member_id: classic::string(who.member_id.as_str()),
-                            group_instance_id: who.group_instance_id.as_ref().map(|i| classic::string(i.as_str())),
+                            group_instance_id: who
+                                .group_instance_id
+                                .as_ref()
+                                .map(|i| classic::string(i.as_str())),
                             error_code: error::UNKNOWN_MEMBER_ID,
                             ..Default::default()
                         });
-                        LeaveGroupResponseData { members: members.collect(), ..Default::default() }
+                        LeaveGroupResponseData {
+                            members: members.collect(),
+                            ..Default::default()
+                        }
                     }
                 };
                 fx.reply(token, GroupReply::Leave(reply));
             }
             GroupRequest::Commit(client, request) => self.commit(token, &client, &request),
-            GroupRequest::Fetch { group: request, require_stable } => {
+            GroupRequest::Fetch {
+                group: request,
+                require_stable,
+            } => {
                 let group = self.groups.get(request.group_id.as_str());
-                if require_stable && group.is_some_and(|group| group.pending_writes > 0) && fx.is_pending() {
-                    fx.then(Then::Fetch { token, group: request });
+                if require_stable
+                    && group.is_some_and(|group| group.pending_writes > 0)
+                    && fx.is_pending()
+                {
+                    fx.then(Then::Fetch {
+                        token,
+                        group: request,
+                    });
                 } else {
                     fx.reply(token, GroupReply::Fetch(offsets::fetch(group, &request)));
                 }
             }
-            GroupRequest::DeleteOffsets(request) => match self.groups.get_mut(request.group_id.as_str()) {
-                _ if request.group_id.is_empty() => fx.reply(token, offsets::delete_error(error::INVALID_GROUP_ID)),
-                Some(group) => offsets::delete(group, fx, token, &request),
-                None => fx.reply(token, offsets::delete_error(error::GROUP_ID_NOT_FOUND)),
-            },
+            GroupRequest::DeleteOffsets(request) => {
+                match self.groups.get_mut(request.group_id.as_str()) {
+                    _ if request.group_id.is_empty() => {
+                        fx.reply(token, offsets::delete_error(error::INVALID_GROUP_ID))
+                    }
+                    Some(group) => offsets::delete(group, fx, token, &request),
+                    None => fx.reply(token, offsets::delete_error(error::GROUP_ID_NOT_FOUND)),
+                }
+            }
             GroupRequest::List { states, types } => {
-                let groups = self.groups.values().filter(|group| view::is_listed(group, &states, &types));
+                let groups = self
+                    .groups
+                    .values()
+                    .filter(|group| view::is_listed(group, &states, &types));
                 let groups = groups.map(view::listed).collect();
-                fx.reply(token, GroupReply::List(ListGroupsResponseData { groups, ..Default::default() }));
+                fx.reply(
+                    token,
+                    GroupReply::List(ListGroupsResponseData {
+                        groups,
+                        ..Default::default()
+                    }),
+                );
             }
             GroupRequest::Describe(id) => {
                 let reply = match self.groups.get(id.as_str()) {
@@ -143,7 +190,13 @@ impl Coordinator {
         }
     }
 
-    fn join(&mut self, token: Token, client: Client, request: JoinGroupRequestData, random: [u8; 16]) {
+    fn join(
+        &mut self,
+        token: Token,
+        client: Client,
+        request: JoinGroupRequestData,
+        random: [u8; 16],
+    ) {
         let fx = &mut self.fx;
         let (id, member) = (request.group_id.as_str(), request.member_id.as_str());
         let long = |s: &KafkaString| s.len() > MAX_NAME_BYTES;
@@ -203,7 +256,11 @@ impl Coordinator {
         let fx = &mut self.fx;
         let reply = |error_code| {
             let group_id = classic::string(id.as_str());
-            GroupReply::Delete(DeletableGroupResult { group_id, error_code, ..Default::default() })
+            GroupReply::Delete(DeletableGroupResult {
+                group_id,
+                error_code,
+                ..Default::default()
+            })
         };
         match self.groups.get_mut(id.as_str()) {
             None => fx.reply(token, reply(error::GROUP_ID_NOT_FOUND)),
@@ -216,7 +273,9 @@ impl Coordinator {
     pub fn topic_deleted(&mut self, topic: &str, now: Now) {
         self.fx.now = now;
         for group in self.groups.values_mut() {
-            let gone: Vec<_> = offsets::all_offsets(group, &self.fx, Some(topic)).into_iter().collect();
+            let gone: Vec<_> = offsets::all_offsets(group, &self.fx, Some(topic))
+                .into_iter()
+                .collect();
             forget(group, &mut self.fx, gone);
         }
     }
@@ -235,8 +294,13 @@ impl Coordinator {
     pub fn expire_offsets(&mut self, now: Now) {
         self.fx.now = now;
         let fx = &mut self.fx;
-        for group in self.groups.values_mut().filter(|group| group.pending_writes == 0) {
-            let (expired, all) = offsets::expired(group, now.unix_ms, fx.config.offsets_retention_ms);
+        for group in self
+            .groups
+            .values_mut()
+            .filter(|group| group.pending_writes == 0)
+        {
+            let (expired, all) =
+                offsets::expired(group, now.unix_ms, fx.config.offsets_retention_ms);
             if all && group.is_empty() {
                 remove_group(group, fx, None);
             } else {
@@ -249,8 +313,12 @@ impl Coordinator {
     pub fn tick(&mut self, now: Now) {
         self.fx.now = now;
         while let Some(due) = self.fx.timers.fire(now.monotonic_ms) {
-            let (Due::Session { group: id, .. } | Due::Join { group: id } | Due::Sync { group: id, .. }) = &due;
-            let Some(group) = self.groups.get_mut(id) else { continue };
+            let (Due::Session { group: id, .. }
+            | Due::Join { group: id }
+            | Due::Sync { group: id, .. }) = &due;
+            let Some(group) = self.groups.get_mut(id) else {
+                continue;
+            };
             match &due {
                 Due::Session { member, .. } => classic::session_due(group, &mut self.fx, member),
                 Due::Join { .. } => classic::join_due(group, &mut self.fx),
@@ -288,7 +356,11 @@ impl Coordinator {
             self.fx.refuse(number);
         }
         while let Some((then, durable)) = self.fx.next_durable(number) {
-            let result = if durable { Ok(()) } else { Err(result.err().unwrap_or(PersistError::Refused)) };
+            let result = if durable {
+                Ok(())
+            } else {
+                Err(result.err().unwrap_or(PersistError::Refused))
+            };
             self.continue_with(then, result);
         }
     }
@@ -301,14 +373,23 @@ impl Coordinator {
                     group.persisted |= result.is_ok();
                 }
             }
-            Then::Commit { token, group: id, offsets: values, reply } => {
+            Then::Commit {
+                token,
+                group: id,
+                offsets: values,
+                reply,
+            } => {
                 let group = settled(&mut self.groups, &id);
                 offsets::committed(group, fx, token, values, reply, result);
                 if self.groups.get(&id).is_some_and(Group::is_vacant) {
                     self.groups.remove(&id);
                 }
             }
-            Then::Forget { group, offsets: gone, reply } => {
+            Then::Forget {
+                group,
+                offsets: gone,
+                reply,
+            } => {
                 if let Some(group) = settled(&mut self.groups, &group)
                     && result.is_ok()
                 {
@@ -341,18 +422,30 @@ impl Coordinator {
                     fx.reply(token, reply);
                 }
             }
-            Then::Assigned { group, generation, assignments } => {
+            Then::Assigned {
+                group,
+                generation,
+                assignments,
+            } => {
                 if let Some(group) = settled(&mut self.groups, &group) {
                     group.persisted |= result.is_ok();
                     classic::assigned(group, fx, generation, assignments, result);
                 }
             }
-            Then::Replaced { group, member, previous, api_version } => {
+            Then::Replaced {
+                group,
+                member,
+                previous,
+                api_version,
+            } => {
                 if let Some(group) = settled(&mut self.groups, &group) {
                     classic::replaced(group, fx, &member, *previous, api_version, result);
                 }
             }
-            Then::Fetch { token, group: request } => {
+            Then::Fetch {
+                token,
+                group: request,
+            } => {
                 let group = self.groups.get(request.group_id.as_str());
                 fx.reply(token, GroupReply::Fetch(offsets::fetch(group, &request)));
             }
@@ -369,7 +462,12 @@ impl Coordinator {
 
     /// Groups and committed offsets, for metrics.
     pub fn counts(&self) -> (usize, usize) {
-        let offsets = self.groups.values().flat_map(|group| group.offsets.values()).map(BTreeMap::len).sum();
+        let offsets = self
+            .groups
+            .values()
+            .flat_map(|group| group.offsets.values())
+            .map(BTreeMap::len)
+            .sum();
         (self.groups.len(), offsets)
     }
 
@@ -377,7 +475,9 @@ impl Coordinator {
     pub fn committed(&self) -> impl Iterator<Item = (&str, &Arc<str>, i32, i64)> {
         self.groups.values().flat_map(|group| {
             group.offsets.iter().flat_map(move |(topic, partitions)| {
-                partitions.iter().map(move |(partition, committed)| (&*group.id, topic, *partition, committed.offset))
+                partitions.iter().map(move |(partition, committed)| {
+                    (&*group.id, topic, *partition, committed.offset)
+                })
             })
         })
     }
@@ -393,7 +493,11 @@ impl Coordinator {
     }
 }
 
-fn get_or_create<'a>(groups: &'a mut BTreeMap<Arc<str>, Group>, id: &str, now: Now) -> &'a mut Group {
+fn get_or_create<'a>(
+    groups: &'a mut BTreeMap<Arc<str>, Group>,
+    id: &str,
+    now: Now,
+) -> &'a mut Group {
     if !groups.contains_key(id) {
         let id: Arc<str> = id.into();
         groups.insert(id.clone(), Group::new(id, now.unix_ms));
@@ -417,7 +521,11 @@ fn forget(group: &mut Group, fx: &mut Effects, gone: Vec<(Arc<str>, i32)>) {
         fx.mutate(mutation);
     }
     group.pending_writes += 1;
-    fx.then(Then::Forget { group: group.id.clone(), offsets: gone, reply: None });
+    fx.then(Then::Forget {
+        group: group.id.clone(),
+        offsets: gone,
+        reply: None,
+    });
 }
 
 fn remove_group(group: &mut Group, fx: &mut Effects, reply: Option<(Token, GroupReply)>) {
@@ -428,5 +536,8 @@ fn remove_group(group: &mut Group, fx: &mut Effects, reply: Option<(Token, Group
     let mutation = fx.encoder.delete_group(&group.id);
     fx.mutate(mutation);
     group.pending_writes += 1;
-    fx.then(Then::Delete { group: group.id.clone(), reply });
+    fx.then(Then::Delete {
+        group: group.id.clone(),
+        reply,
+    });
 }

@@ -37,17 +37,41 @@ pub(super) enum Then {
     /// Nobody waits: a group became empty.
     Nothing { group: Arc<str> },
     /// Offsets take effect and their commit is answered.
-    Commit { token: Token, group: Arc<str>, offsets: Vec<(Arc<str>, i32, CommittedOffset)>, reply: GroupReply },
+    Commit {
+        token: Token,
+        group: Arc<str>,
+        offsets: Vec<(Arc<str>, i32, CommittedOffset)>,
+        reply: GroupReply,
+    },
     /// Offsets vanish; `reply` to whoever asked for it.
-    Forget { group: Arc<str>, offsets: Vec<(Arc<str>, i32)>, reply: Option<(Token, GroupReply)> },
+    Forget {
+        group: Arc<str>,
+        offsets: Vec<(Arc<str>, i32)>,
+        reply: Option<(Token, GroupReply)>,
+    },
     /// The group itself vanishes with its offsets.
-    Delete { group: Arc<str>, reply: Option<(Token, GroupReply)> },
+    Delete {
+        group: Arc<str>,
+        reply: Option<(Token, GroupReply)>,
+    },
     /// The leader's assignment is durable: tell the members.
-    Assigned { group: Arc<str>, generation: i32, assignments: BTreeMap<Arc<str>, Bytes> },
+    Assigned {
+        group: Arc<str>,
+        generation: i32,
+        assignments: BTreeMap<Arc<str>, Bytes>,
+    },
     /// A static member came back under a new id without a rebalance: answer its JoinGroup.
-    Replaced { group: Arc<str>, member: Arc<str>, previous: Box<super::group::Replaced>, api_version: i16 },
+    Replaced {
+        group: Arc<str>,
+        member: Arc<str>,
+        previous: Box<super::group::Replaced>,
+        api_version: i16,
+    },
     /// An OffsetFetch that waited for the commits before it.
-    Fetch { token: Token, group: super::offset_fetch_request::OffsetFetchRequestGroup },
+    Fetch {
+        token: Token,
+        group: super::offset_fetch_request::OffsetFetchRequestGroup,
+    },
 }
 
 #[derive(Debug)]
@@ -82,7 +106,10 @@ impl Effects {
     pub(super) fn new(config: GroupConfig) -> Self {
         Self {
             config,
-            now: Now { monotonic_ms: 0, unix_ms: 0 },
+            now: Now {
+                monotonic_ms: 0,
+                unix_ms: 0,
+            },
             timers: Timers::default(),
             replies: Vec::new(),
             encoder: Encoder::default(),
@@ -106,7 +133,11 @@ impl Effects {
 
     /// `then` happens when everything mutated so far is durable, and after all that was asked for before it.
     pub(super) fn then(&mut self, then: Then) {
-        self.pending.push_back(Pending { after: self.claimed, sequence: self.sequence, then });
+        self.pending.push_back(Pending {
+            after: self.claimed,
+            sequence: self.sequence,
+            then,
+        });
         self.claimed = self.sequence;
     }
 
@@ -127,10 +158,17 @@ impl Effects {
     pub(super) fn take_batch(&mut self, max_bytes: usize) -> Option<(u64, Vec<Mutation>)> {
         let mut bytes = 0;
         let fits = |m: &&Mutation| {
-            bytes += MUTATION_OVERHEAD_BYTES + m.key.len() + m.value.as_ref().map_or(0, |v| v.len());
+            bytes +=
+                MUTATION_OVERHEAD_BYTES + m.key.len() + m.value.as_ref().map_or(0, |v| v.len());
             bytes <= max_bytes
         };
-        let count = self.batch.iter().take_while(fits).count().max(1).min(self.batch.len());
+        let count = self
+            .batch
+            .iter()
+            .take_while(fits)
+            .count()
+            .max(1)
+            .min(self.batch.len());
         if count == 0 {
             return None;
         }
@@ -149,7 +187,11 @@ impl Effects {
         if self.pending.front()?.sequence > number {
             return None;
         }
-        let Pending { after, then, sequence } = self.pending.pop_front()?;
+        let Pending {
+            after,
+            then,
+            sequence,
+        } = self.pending.pop_front()?;
         Some((then, sequence == after || self.refused <= after))
     }
 }

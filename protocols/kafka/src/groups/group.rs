@@ -49,7 +49,10 @@ pub(super) struct Protocol {
 pub(super) fn protocols_of(request: &[JoinGroupRequestProtocol]) -> Vec<Protocol> {
     request
         .iter()
-        .map(|p| Protocol { name: p.name.as_str().into(), metadata: Bytes::copy_from_slice(&p.metadata) })
+        .map(|p| Protocol {
+            name: p.name.as_str().into(),
+            metadata: Bytes::copy_from_slice(&p.metadata),
+        })
         .collect()
 }
 
@@ -75,12 +78,19 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn metadata(&self, protocol: &str) -> Option<&Bytes> {
-        self.protocols.iter().find(|p| &*p.name == protocol).map(|p| &p.metadata)
+        self.protocols
+            .iter()
+            .find(|p| &*p.name == protocol)
+            .map(|p| &p.metadata)
     }
 
     pub(super) fn supports_same(&self, protocols: &[JoinGroupRequestProtocol]) -> bool {
         self.protocols.len() == protocols.len()
-            && self.protocols.iter().zip(protocols).all(|(a, b)| *a.name == *b.name.as_str() && a.metadata == b.metadata)
+            && self
+                .protocols
+                .iter()
+                .zip(protocols)
+                .all(|(a, b)| *a.name == *b.name.as_str() && a.metadata == b.metadata)
     }
 }
 
@@ -180,9 +190,16 @@ impl Group {
         self.state_since_unix_ms = entry.state_since_unix_ms;
         self.protocol_type = entry.protocol_type;
         self.protocol = entry.protocol;
-        self.state = if entry.members.is_empty() { State::Empty } else { State::Stable };
+        self.state = if entry.members.is_empty() {
+            State::Empty
+        } else {
+            State::Stable
+        };
         for member in entry.members {
-            let name = self.protocol.clone().ok_or(DecodeError::Inconsistent("members without a protocol"))?;
+            let name = self
+                .protocol
+                .clone()
+                .ok_or(DecodeError::Inconsistent("members without a protocol"))?;
             let member = Member {
                 id: member.id,
                 instance_id: member.instance_id,
@@ -190,7 +207,10 @@ impl Group {
                 client_host: member.client_host,
                 rebalance_timeout_ms: member.rebalance_timeout_ms,
                 session_timeout_ms: member.session_timeout_ms,
-                protocols: vec![Protocol { name, metadata: member.subscription }],
+                protocols: vec![Protocol {
+                    name,
+                    metadata: member.subscription,
+                }],
                 assignment: member.assignment,
                 awaiting_join: None,
                 awaiting_sync: None,
@@ -198,13 +218,20 @@ impl Group {
                 deadline_ms: 0,
                 timer: None,
             };
-            let twin = member.instance_id.as_ref().is_some_and(|instance| self.static_members.contains_key(instance));
+            let twin = member
+                .instance_id
+                .as_ref()
+                .is_some_and(|instance| self.static_members.contains_key(instance));
             if twin || self.members.contains_key(&member.id) {
                 return Err(DecodeError::Inconsistent("a member twice"));
             }
             self.add(member);
         }
-        if entry.leader.as_ref().is_some_and(|leader| !self.members.contains_key(leader)) {
+        if entry
+            .leader
+            .as_ref()
+            .is_some_and(|leader| !self.members.contains_key(leader))
+        {
             return Err(DecodeError::Inconsistent("the leader is no member"));
         }
         if !self.members.is_empty() {
@@ -224,7 +251,10 @@ impl Group {
             client_host: member.client_host.clone(),
             rebalance_timeout_ms: member.rebalance_timeout_ms,
             session_timeout_ms: member.session_timeout_ms,
-            subscription: protocol.and_then(|p| member.metadata(p)).cloned().unwrap_or_default(),
+            subscription: protocol
+                .and_then(|p| member.metadata(p))
+                .cloned()
+                .unwrap_or_default(),
             assignment: match assignment {
                 Some(assignment) => assignment.get(&member.id).cloned().unwrap_or_default(),
                 None => member.assignment.clone(),
@@ -246,15 +276,25 @@ impl Group {
             State::PreparingRebalance => self.state != State::PreparingRebalance,
             State::Stable => self.state == State::CompletingRebalance,
         };
-        assert!(valid, "group {}: no way from {:?} to {state:?}", self.id, self.state);
+        assert!(
+            valid,
+            "group {}: no way from {:?} to {state:?}",
+            self.id, self.state
+        );
         self.state = state;
         self.state_since_unix_ms = Some(unix_ms);
     }
 
     pub(super) fn add(&mut self, member: Member) {
         if let Some(instance) = &member.instance_id {
-            let twin = self.static_members.insert(instance.clone(), member.id.clone());
-            assert!(twin.is_none(), "group {}: a second member for instance {instance}", self.id);
+            let twin = self
+                .static_members
+                .insert(instance.clone(), member.id.clone());
+            assert!(
+                twin.is_none(),
+                "group {}: a second member for instance {instance}",
+                self.id
+            );
         }
         if self.leader.is_none() {
             self.leader = Some(member.id.clone());
@@ -282,7 +322,10 @@ impl Group {
 
     /// Gives the member of `instance` a new id, with everything else as it was, and leadership if it had it.
     pub(super) fn rename(&mut self, instance: &Arc<str>, old_id: &str, new_id: Arc<str>) {
-        let mut member = self.members.remove(old_id).expect("a static member's id is that of a member");
+        let mut member = self
+            .members
+            .remove(old_id)
+            .expect("a static member's id is that of a member");
         member.id = new_id.clone();
         self.pending_sync.remove(old_id);
         if self.is_leader(old_id) {
@@ -340,7 +383,11 @@ impl Group {
     }
 
     /// Whether somebody with this protocol type and these protocols can be a member beside the present ones.
-    pub(super) fn supports(&self, protocol_type: &str, protocols: &[JoinGroupRequestProtocol]) -> bool {
+    pub(super) fn supports(
+        &self,
+        protocol_type: &str,
+        protocols: &[JoinGroupRequestProtocol],
+    ) -> bool {
         if self.state == State::Empty {
             return !protocol_type.is_empty() && !protocols.is_empty();
         }
@@ -349,7 +396,9 @@ impl Group {
             return !protocol_type.is_empty() && !protocols.is_empty();
         }
         self.protocol_type.as_deref() == Some(protocol_type)
-            && protocols.iter().any(|p| self.supported.get(p.name.as_str()) == Some(&self.members.len()))
+            && protocols
+                .iter()
+                .any(|p| self.supported.get(p.name.as_str()) == Some(&self.members.len()))
     }
 
     /// The protocol with the most votes: each member votes for the first of its own that all members support. A tie goes to
@@ -358,14 +407,23 @@ impl Group {
         let candidate = |p: &&Protocol| self.supported.get(&p.name) == Some(&self.members.len());
         let mut votes: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
         for member in self.members.values() {
-            *votes.entry(&member.protocols.iter().find(candidate)?.name).or_default() += 1;
+            *votes
+                .entry(&member.protocols.iter().find(candidate)?.name)
+                .or_default() += 1;
         }
         let most = *votes.values().max()?;
         let leader = self.leader.as_ref().and_then(|id| self.members.get(id));
-        let preferred = leader.and_then(|l| l.protocols.iter().find(|p| votes.get(&p.name) == Some(&most)));
+        let preferred = leader.and_then(|l| {
+            l.protocols
+                .iter()
+                .find(|p| votes.get(&p.name) == Some(&most))
+        });
         match preferred {
             Some(protocol) => Some(protocol.name.clone()),
-            None => votes.into_iter().find(|&(_, count)| count == most).map(|(name, _)| name.clone()),
+            None => votes
+                .into_iter()
+                .find(|&(_, count)| count == most)
+                .map(|(name, _)| name.clone()),
         }
     }
 
@@ -379,11 +437,21 @@ impl Group {
 
     /// A leader that has a parked JoinGroup; elects one if the present one has none. False: nobody joined.
     pub(super) fn elect_joined_leader(&mut self) -> bool {
-        let Some(leader) = &self.leader else { return false };
-        if self.members.get(leader).is_some_and(|member| member.awaiting_join.is_some()) {
+        let Some(leader) = &self.leader else {
+            return false;
+        };
+        if self
+            .members
+            .get(leader)
+            .is_some_and(|member| member.awaiting_join.is_some())
+        {
             return true;
         }
-        match self.members.values().find(|member| member.awaiting_join.is_some()) {
+        match self
+            .members
+            .values()
+            .find(|member| member.awaiting_join.is_some())
+        {
             Some(member) => {
                 self.leader = Some(member.id.clone());
                 true
@@ -394,7 +462,12 @@ impl Group {
 
     /// The longest of the members' rebalance time-outs.
     pub(super) fn rebalance_timeout_ms(&self) -> i64 {
-        self.members.values().map(|m| i64::from(m.rebalance_timeout_ms)).max().unwrap_or(0).max(0)
+        self.members
+            .values()
+            .map(|m| i64::from(m.rebalance_timeout_ms))
+            .max()
+            .unwrap_or(0)
+            .max(0)
     }
 
     /// Whether `id` (and instance) is a member; else the error to answer.
@@ -406,7 +479,11 @@ impl Group {
                 Some(_) => {}
             }
         }
-        if self.members.contains_key(id) { Ok(()) } else { Err(error::UNKNOWN_MEMBER_ID) }
+        if self.members.contains_key(id) {
+            Ok(())
+        } else {
+            Err(error::UNKNOWN_MEMBER_ID)
+        }
     }
 
     /// Next generation: its protocol, and the topics its members subscribe to.
@@ -418,7 +495,11 @@ impl Group {
             self.transition(State::Empty, unix_ms);
         } else {
             self.protocol = self.select_protocol();
-            assert!(self.protocol.is_some(), "group {}: members without a common protocol", self.id);
+            assert!(
+                self.protocol.is_some(),
+                "group {}: members without a common protocol",
+                self.id
+            );
             self.transition(State::CompletingRebalance, unix_ms);
         }
         self.subscribed = self.subscriptions();
@@ -438,11 +519,18 @@ impl Group {
             return Some(topics);
         }
         let protocol = self.protocol.as_deref()?;
-        let known = self.members.values().all(|m| m.metadata(protocol).is_some_and(|s| topics_of(s, &mut topics)));
+        let known = self.members.values().all(|m| {
+            m.metadata(protocol)
+                .is_some_and(|s| topics_of(s, &mut topics))
+        });
         known.then_some(topics)
     }
 
     pub(super) fn is_subscribed(&self, topic: &str) -> bool {
-        self.subscribed.as_ref().map_or(self.uses_consumer_protocol(), |topics| topics.contains(topic))
+        self.subscribed
+            .as_ref()
+            .map_or(self.uses_consumer_protocol(), |topics| {
+                topics.contains(topic)
+            })
     }
 }

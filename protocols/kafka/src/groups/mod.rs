@@ -26,7 +26,6 @@ mod subscription;
 mod timers;
 mod view;
 
-
 pub use codec::{DecodeError, Mutation};
 pub use coordinator::Coordinator;
 pub use effects::{Now, PersistError, Token};
@@ -35,10 +34,10 @@ use std::collections::BTreeMap;
 
 use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::{
-    delete_groups_response, describe_groups_response, heartbeat_request, join_group_request, join_group_response,
-    leave_group_request, leave_group_response, list_groups_response, offset_commit_request, offset_commit_response,
-    offset_delete_request, offset_delete_response, offset_fetch_request, offset_fetch_response, sync_group_request,
-    sync_group_response,
+    delete_groups_response, describe_groups_response, heartbeat_request, join_group_request,
+    join_group_response, leave_group_request, leave_group_response, list_groups_response,
+    offset_commit_request, offset_commit_response, offset_delete_request, offset_delete_response,
+    offset_fetch_request, offset_fetch_response, sync_group_request, sync_group_response,
 };
 
 /// Kafka's broker settings that govern groups, under their Kafka names and with its defaults.
@@ -77,24 +76,64 @@ impl Default for GroupConfig {
 impl GroupConfig {
     /// From Kafka's broker settings by name; what is not there has its default, other settings are not looked at.
     pub fn from_settings(settings: &BTreeMap<String, String>) -> Result<Self, String> {
-        fn number(settings: &BTreeMap<String, String>, name: &str, default: i64, at_least: i64) -> Result<i64, String> {
-            let Some(text) = settings.get(name) else { return Ok(default) };
-            let value = text.trim().parse().ok().filter(|&value| (at_least..=i64::from(i32::MAX)).contains(&value));
+        fn number(
+            settings: &BTreeMap<String, String>,
+            name: &str,
+            default: i64,
+            at_least: i64,
+        ) -> Result<i64, String> {
+            let Some(text) = settings.get(name) else {
+                return Ok(default);
+            };
+            let value = text
+                .trim()
+                .parse()
+                .ok()
+                .filter(|&value| (at_least..=i64::from(i32::MAX)).contains(&value));
             value.ok_or_else(|| format!("{name}: {text:?} is not a number of at least {at_least}"))
         }
         let default = Self::default();
-        let ms = |name, default: i32, at_least| number(settings, name, default.into(), at_least).map(|ms| ms as i32);
-        let minutes = number(settings, "offsets.retention.minutes", default.offsets_retention_ms / 60_000, 1)?;
+        let ms = |name, default: i32, at_least| {
+            number(settings, name, default.into(), at_least).map(|ms| ms as i32)
+        };
+        let minutes = number(
+            settings,
+            "offsets.retention.minutes",
+            default.offsets_retention_ms / 60_000,
+            1,
+        )?;
         let max_metadata = default.offset_metadata_max_bytes as i64;
         let check = "offsets.retention.check.interval.ms";
         Ok(Self {
-            min_session_timeout_ms: ms("group.min.session.timeout.ms", default.min_session_timeout_ms, 0)?,
-            max_session_timeout_ms: ms("group.max.session.timeout.ms", default.max_session_timeout_ms, 0)?,
-            initial_rebalance_delay_ms: ms("group.initial.rebalance.delay.ms", default.initial_rebalance_delay_ms, 0)?,
+            min_session_timeout_ms: ms(
+                "group.min.session.timeout.ms",
+                default.min_session_timeout_ms,
+                0,
+            )?,
+            max_session_timeout_ms: ms(
+                "group.max.session.timeout.ms",
+                default.max_session_timeout_ms,
+                0,
+            )?,
+            initial_rebalance_delay_ms: ms(
+                "group.initial.rebalance.delay.ms",
+                default.initial_rebalance_delay_ms,
+                0,
+            )?,
             max_size: number(settings, "group.max.size", default.max_size as i64, 1)? as usize,
-            offset_metadata_max_bytes: number(settings, "offset.metadata.max.bytes", max_metadata, 0)? as usize,
+            offset_metadata_max_bytes: number(
+                settings,
+                "offset.metadata.max.bytes",
+                max_metadata,
+                0,
+            )? as usize,
             offsets_retention_ms: minutes * 60_000,
-            offsets_retention_check_interval_ms: number(settings, check, default.offsets_retention_check_interval_ms, 1)?,
+            offsets_retention_check_interval_ms: number(
+                settings,
+                check,
+                default.offsets_retention_check_interval_ms,
+                1,
+            )?,
         })
     }
 }
@@ -135,10 +174,16 @@ pub enum GroupRequest {
     /// Only existing topic partitions, names resolved.
     Commit(Client, offset_commit_request::OffsetCommitRequestData),
     /// Names resolved; `require_stable` as in the request.
-    Fetch { group: offset_fetch_request::OffsetFetchRequestGroup, require_stable: bool },
+    Fetch {
+        group: offset_fetch_request::OffsetFetchRequestGroup,
+        require_stable: bool,
+    },
     DeleteOffsets(offset_delete_request::OffsetDeleteRequestData),
     /// Filters as in ListGroups: states and types, compared without case; empty = all.
-    List { states: Vec<KafkaString>, types: Vec<KafkaString> },
+    List {
+        states: Vec<KafkaString>,
+        types: Vec<KafkaString>,
+    },
     Describe(KafkaString),
     Delete(KafkaString),
 }
@@ -183,33 +228,43 @@ pub fn refusal(request: &GroupRequest, code: i16) -> GroupReply {
         GroupRequest::Join(_, request) => classic::join_error(request.member_id.as_str(), code),
         GroupRequest::Sync(_) => classic::sync_error(code),
         // A member that is not known yet must not take itself for lost.
-        GroupRequest::Heartbeat(_) if code == error::COORDINATOR_LOAD_IN_PROGRESS => GroupReply::Heartbeat(error::NONE),
+        GroupRequest::Heartbeat(_) if code == error::COORDINATOR_LOAD_IN_PROGRESS => {
+            GroupReply::Heartbeat(error::NONE)
+        }
         GroupRequest::Heartbeat(_) => GroupReply::Heartbeat(code),
         GroupRequest::Leave(_) => GroupReply::Leave(leave_group_response::LeaveGroupResponseData {
             error_code: code,
             ..Default::default()
         }),
         GroupRequest::Commit(_, request) => offsets::commit_error(request, code),
-        GroupRequest::Fetch { group, .. } => GroupReply::Fetch(offset_fetch_response::OffsetFetchResponseGroup {
-            group_id: classic::string(group.group_id.as_str()),
-            error_code: code,
-            ..Default::default()
-        }),
+        GroupRequest::Fetch { group, .. } => {
+            GroupReply::Fetch(offset_fetch_response::OffsetFetchResponseGroup {
+                group_id: classic::string(group.group_id.as_str()),
+                error_code: code,
+                ..Default::default()
+            })
+        }
         GroupRequest::DeleteOffsets(_) => offsets::delete_error(code),
-        GroupRequest::List { .. } => GroupReply::List(list_groups_response::ListGroupsResponseData {
-            error_code: code,
-            ..Default::default()
-        }),
-        GroupRequest::Describe(group) => GroupReply::Describe(describe_groups_response::DescribedGroup {
-            group_id: classic::string(group.as_str()),
-            error_code: code,
-            ..Default::default()
-        }),
-        GroupRequest::Delete(group) => GroupReply::Delete(delete_groups_response::DeletableGroupResult {
-            group_id: classic::string(group.as_str()),
-            error_code: code,
-            ..Default::default()
-        }),
+        GroupRequest::List { .. } => {
+            GroupReply::List(list_groups_response::ListGroupsResponseData {
+                error_code: code,
+                ..Default::default()
+            })
+        }
+        GroupRequest::Describe(group) => {
+            GroupReply::Describe(describe_groups_response::DescribedGroup {
+                group_id: classic::string(group.as_str()),
+                error_code: code,
+                ..Default::default()
+            })
+        }
+        GroupRequest::Delete(group) => {
+            GroupReply::Delete(delete_groups_response::DeletableGroupResult {
+                group_id: classic::string(group.as_str()),
+                error_code: code,
+                ..Default::default()
+            })
+        }
     }
 }
 

@@ -31,7 +31,10 @@ const COMMIT_GROUP_ID_NOT_FOUND: i16 = 9;
 const NO_OFFSET: i64 = -1;
 
 /// Commits on behalf of a group that does not exist: only a consumer outside of any generation brings one to life.
-pub(super) fn check_unknown_group(client: &Client, request: &OffsetCommitRequestData) -> Result<(), i16> {
+pub(super) fn check_unknown_group(
+    client: &Client,
+    request: &OffsetCommitRequestData,
+) -> Result<(), i16> {
     if request.generation_id_or_member_epoch < 0 {
         Ok(())
     } else if client.api_version >= COMMIT_GROUP_ID_NOT_FOUND {
@@ -72,24 +75,35 @@ fn commit_reply(
     request: &OffsetCommitRequestData,
     mut code: impl FnMut(Option<&KafkaString>) -> i16,
 ) -> OffsetCommitResponseData {
-    let topics = request.topics.iter().map(|topic| OffsetCommitResponseTopic {
-        name: string(topic.name.as_str()),
-        topic_id: topic.topic_id,
-        partitions: topic
-            .partitions
-            .iter()
-            .map(|p| OffsetCommitResponsePartition {
-                partition_index: p.partition_index,
-                error_code: code(p.committed_metadata.as_ref()),
-                ..Default::default()
-            })
-            .collect(),
+    let topics = request
+        .topics
+        .iter()
+        .map(|topic| OffsetCommitResponseTopic {
+            name: string(topic.name.as_str()),
+            topic_id: topic.topic_id,
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|p| OffsetCommitResponsePartition {
+                    partition_index: p.partition_index,
+                    error_code: code(p.committed_metadata.as_ref()),
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        });
+    OffsetCommitResponseData {
+        topics: topics.collect(),
         ..Default::default()
-    });
-    OffsetCommitResponseData { topics: topics.collect(), ..Default::default() }
+    }
 }
 
-pub(super) fn commit(group: &mut Group, fx: &mut Effects, token: Token, request: &OffsetCommitRequestData) {
+pub(super) fn commit(
+    group: &mut Group,
+    fx: &mut Effects,
+    token: Token,
+    request: &OffsetCommitRequestData,
+) {
     if let Err(code) = check_commit(group, request) {
         return fx.reply(token, commit_error(request, code));
     }
@@ -98,11 +112,18 @@ pub(super) fn commit(group: &mut Group, fx: &mut Effects, token: Token, request:
     }
     let unix_ms = fx.now.unix_ms;
     // Versions 2 to 4 may say how long the offsets are to be kept; -1 stands for the broker's retention.
-    let expire_unix_ms = Some(request.retention_time_ms).filter(|&ms| ms >= 0).map(|ms| unix_ms.saturating_add(ms));
+    let expire_unix_ms = Some(request.retention_time_ms)
+        .filter(|&ms| ms >= 0)
+        .map(|ms| unix_ms.saturating_add(ms));
     let max = fx.config.offset_metadata_max_bytes;
     let fits = |metadata: Option<&KafkaString>| metadata.is_none_or(|m| m.len() <= max);
-    let reply =
-        commit_reply(request, |m| if fits(m) { error::NONE } else { error::OFFSET_METADATA_TOO_LARGE });
+    let reply = commit_reply(request, |m| {
+        if fits(m) {
+            error::NONE
+        } else {
+            error::OFFSET_METADATA_TOO_LARGE
+        }
+    });
     let mut offsets = Vec::new();
     for topic in &request.topics {
         let name = topic_name(group, topic.name.as_str());
@@ -115,9 +136,15 @@ pub(super) fn commit(group: &mut Group, fx: &mut Effects, token: Token, request:
                 leader_epoch: partition.committed_leader_epoch,
                 commit_unix_ms: unix_ms,
                 expire_unix_ms,
-                metadata: partition.committed_metadata.as_ref().filter(|m| !m.is_empty()).map(|m| m.as_str().into()),
+                metadata: partition
+                    .committed_metadata
+                    .as_ref()
+                    .filter(|m| !m.is_empty())
+                    .map(|m| m.as_str().into()),
             };
-            let mutation = fx.encoder.put_offset(&group.id, &name, partition.partition_index, &value);
+            let mutation =
+                fx.encoder
+                    .put_offset(&group.id, &name, partition.partition_index, &value);
             fx.mutate(mutation);
             offsets.push((name.clone(), partition.partition_index, value));
         }
@@ -127,7 +154,12 @@ pub(super) fn commit(group: &mut Group, fx: &mut Effects, token: Token, request:
         return fx.reply(token, reply);
     }
     group.pending_writes += 1;
-    fx.then(Then::Commit { token, group: group.id.clone(), offsets, reply });
+    fx.then(Then::Commit {
+        token,
+        group: group.id.clone(),
+        offsets,
+        reply,
+    });
 }
 
 /// The name as the group already holds it, so that a commit to a known topic allocates none.
@@ -152,7 +184,11 @@ pub(super) fn committed(
         Ok(()) => {
             if let Some(group) = group {
                 for (topic, partition, value) in offsets {
-                    group.offsets.entry(topic).or_default().insert(partition, value);
+                    group
+                        .offsets
+                        .entry(topic)
+                        .or_default()
+                        .insert(partition, value);
                 }
             }
         }
@@ -172,20 +208,29 @@ pub(super) fn committed(
 
 /// Durable offsets of the partitions asked for, or of all. `group` is None for one that does not exist: no error in Kafka
 /// either, there just are no offsets.
-pub(super) fn fetch(group: Option<&Group>, request: &OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
-    let answer = |partition_index: i32, value: Option<&CommittedOffset>| OffsetFetchResponsePartitions {
-        partition_index,
-        committed_offset: value.map_or(NO_OFFSET, |v| v.offset),
-        committed_leader_epoch: value.map_or(-1, |v| v.leader_epoch),
-        metadata: Some(string(value.and_then(|v| v.metadata.as_deref()).unwrap_or(""))),
-        ..Default::default()
-    };
+pub(super) fn fetch(
+    group: Option<&Group>,
+    request: &OffsetFetchRequestGroup,
+) -> OffsetFetchResponseGroup {
+    let answer =
+        |partition_index: i32, value: Option<&CommittedOffset>| OffsetFetchResponsePartitions {
+            partition_index,
+            committed_offset: value.map_or(NO_OFFSET, |v| v.offset),
+            committed_leader_epoch: value.map_or(-1, |v| v.leader_epoch),
+            metadata: Some(string(
+                value.and_then(|v| v.metadata.as_deref()).unwrap_or(""),
+            )),
+            ..Default::default()
+        };
     let topics = match &request.topics {
         Some(topics) => topics
             .iter()
             .map(|topic| {
                 let known = group.and_then(|g| g.offsets.get(topic.name.as_str()));
-                let partitions = topic.partition_indexes.iter().map(|&p| answer(p, known.and_then(|k| k.get(&p))));
+                let partitions = topic
+                    .partition_indexes
+                    .iter()
+                    .map(|&p| answer(p, known.and_then(|k| k.get(&p))));
                 OffsetFetchResponseTopics {
                     name: string(topic.name.as_str()),
                     topic_id: topic.topic_id,
@@ -199,19 +244,34 @@ pub(super) fn fetch(group: Option<&Group>, request: &OffsetFetchRequestGroup) ->
             .flat_map(|group| &group.offsets)
             .map(|(name, partitions)| OffsetFetchResponseTopics {
                 name: string(name),
-                partitions: partitions.iter().map(|(&p, value)| answer(p, Some(value))).collect(),
+                partitions: partitions
+                    .iter()
+                    .map(|(&p, value)| answer(p, Some(value)))
+                    .collect(),
                 ..Default::default()
             })
             .collect(),
     };
-    OffsetFetchResponseGroup { group_id: string(request.group_id.as_str()), topics, ..Default::default() }
+    OffsetFetchResponseGroup {
+        group_id: string(request.group_id.as_str()),
+        topics,
+        ..Default::default()
+    }
 }
 
 pub(super) fn delete_error(error_code: i16) -> GroupReply {
-    GroupReply::DeleteOffsets(OffsetDeleteResponseData { error_code, ..Default::default() })
+    GroupReply::DeleteOffsets(OffsetDeleteResponseData {
+        error_code,
+        ..Default::default()
+    })
 }
 
-pub(super) fn delete(group: &mut Group, fx: &mut Effects, token: Token, request: &OffsetDeleteRequestData) {
+pub(super) fn delete(
+    group: &mut Group,
+    fx: &mut Effects,
+    token: Token,
+    request: &OffsetDeleteRequestData,
+) {
     if group.state != State::Empty && !group.uses_consumer_protocol() {
         return fx.reply(token, delete_error(error::NON_EMPTY_GROUP));
     }
@@ -228,42 +288,85 @@ pub(super) fn delete(group: &mut Group, fx: &mut Effects, token: Token, request:
                 fx.mutate(mutation);
                 forgotten.push((name.clone(), partition_index));
             }
-            let error_code = if subscribed { error::GROUP_SUBSCRIBED_TO_TOPIC } else { error::NONE };
-            partitions.push(OffsetDeleteResponsePartition { partition_index, error_code, ..Default::default() });
+            let error_code = if subscribed {
+                error::GROUP_SUBSCRIBED_TO_TOPIC
+            } else {
+                error::NONE
+            };
+            partitions.push(OffsetDeleteResponsePartition {
+                partition_index,
+                error_code,
+                ..Default::default()
+            });
         }
-        topics.push(OffsetDeleteResponseTopic { name: string(&name), partitions, ..Default::default() });
+        topics.push(OffsetDeleteResponseTopic {
+            name: string(&name),
+            partitions,
+            ..Default::default()
+        });
     }
-    let reply = GroupReply::DeleteOffsets(OffsetDeleteResponseData { topics, ..Default::default() });
+    let reply = GroupReply::DeleteOffsets(OffsetDeleteResponseData {
+        topics,
+        ..Default::default()
+    });
     if forgotten.is_empty() {
         return fx.reply(token, reply);
     }
     group.pending_writes += 1;
-    fx.then(Then::Forget { group: group.id.clone(), offsets: forgotten, reply: Some((token, reply)) });
+    fx.then(Then::Forget {
+        group: group.id.clone(),
+        offsets: forgotten,
+        reply: Some((token, reply)),
+    });
 }
 
 /// Durable or on its way.
 fn has_offset(group: &Group, fx: &Effects, topic: &str, partition: i32) -> bool {
-    group.offsets.get(topic).is_some_and(|partitions| partitions.contains_key(&partition))
+    group
+        .offsets
+        .get(topic)
+        .is_some_and(|partitions| partitions.contains_key(&partition))
         || (group.pending_writes > 0
-            && pending_offsets(group, fx).any(|(name, index)| **name == *topic && index == partition))
+            && pending_offsets(group, fx)
+                .any(|(name, index)| **name == *topic && index == partition))
 }
 
-fn pending_offsets<'a>(group: &'a Group, fx: &'a Effects) -> impl Iterator<Item = (&'a Arc<str>, i32)> {
-    fx.pending().filter_map(|then| match then {
-        Then::Commit { group: id, offsets, .. } if *id == group.id => Some(offsets),
-        _ => None,
-    })
-    .flatten()
-    .map(|(topic, partition, _)| (topic, *partition))
+fn pending_offsets<'a>(
+    group: &'a Group,
+    fx: &'a Effects,
+) -> impl Iterator<Item = (&'a Arc<str>, i32)> {
+    fx.pending()
+        .filter_map(|then| match then {
+            Then::Commit {
+                group: id, offsets, ..
+            } if *id == group.id => Some(offsets),
+            _ => None,
+        })
+        .flatten()
+        .map(|(topic, partition, _)| (topic, *partition))
 }
 
 /// Every topic partition that has an offset, durable or on its way, of `topic` or of all.
-pub(super) fn all_offsets(group: &Group, fx: &Effects, topic: Option<&str>) -> BTreeSet<(Arc<str>, i32)> {
+pub(super) fn all_offsets(
+    group: &Group,
+    fx: &Effects,
+    topic: Option<&str>,
+) -> BTreeSet<(Arc<str>, i32)> {
     let wanted = |name: &Arc<str>| topic.is_none_or(|topic| **name == *topic);
-    let durable = group.offsets.iter().flat_map(|(name, partitions)| partitions.keys().map(move |&p| (name, p)));
-    let mut all: BTreeSet<_> = durable.filter(|(name, _)| wanted(name)).map(|(name, p)| (name.clone(), p)).collect();
+    let durable = group
+        .offsets
+        .iter()
+        .flat_map(|(name, partitions)| partitions.keys().map(move |&p| (name, p)));
+    let mut all: BTreeSet<_> = durable
+        .filter(|(name, _)| wanted(name))
+        .map(|(name, p)| (name.clone(), p))
+        .collect();
     if group.pending_writes > 0 {
-        all.extend(pending_offsets(group, fx).filter(|(name, _)| wanted(name)).map(|(name, p)| (name.clone(), p)));
+        all.extend(
+            pending_offsets(group, fx)
+                .filter(|(name, _)| wanted(name))
+                .map(|(name, p)| (name.clone(), p)),
+        );
     }
     all
 }
@@ -285,11 +388,19 @@ pub(super) fn forgotten(group: &mut Group, offsets: &[(Arc<str>, i32)]) {
 /// As in Kafka: without members, the retention counts from when the group became empty; with members of the consumer
 /// protocol, topics that nobody subscribes to any more expire by the time of their last commit; a simple consumer's
 /// offsets always do. Otherwise nothing expires.
-pub(super) fn expired(group: &Group, unix_ms: i64, retention_ms: i64) -> (Vec<(Arc<str>, i32)>, bool) {
+pub(super) fn expired(
+    group: &Group,
+    unix_ms: i64,
+    retention_ms: i64,
+) -> (Vec<(Arc<str>, i32)>, bool) {
     let since: fn(&Group, &CommittedOffset) -> i64 = match (&group.protocol_type, group.state) {
         (None, _) => |_, value| value.commit_unix_ms,
-        (Some(_), State::Empty) => |group, value| group.state_since_unix_ms.unwrap_or(value.commit_unix_ms),
-        (Some(_), State::Stable) if group.uses_consumer_protocol() && group.subscribed.is_some() => {
+        (Some(_), State::Empty) => {
+            |group, value| group.state_since_unix_ms.unwrap_or(value.commit_unix_ms)
+        }
+        (Some(_), State::Stable)
+            if group.uses_consumer_protocol() && group.subscribed.is_some() =>
+        {
             |_, value| value.commit_unix_ms
         }
         _ => return (Vec::new(), group.offsets.is_empty()),

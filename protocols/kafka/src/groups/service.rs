@@ -29,7 +29,9 @@ use trireme_runtime::mail::Service;
 use trireme_runtime::sync::{Notify, OneReceiver, OneSender, oneshot};
 use trireme_runtime::{Instant, spawn};
 
-use super::{Coordinator, GroupConfig, GroupReply, GroupRequest, Now, PersistError, Token, error, refusal};
+use super::{
+    Coordinator, GroupConfig, GroupReply, GroupRequest, Now, PersistError, Token, error, refusal,
+};
 
 /// Bytes of mutations that go into one append: well below the largest batch of an internal partition, and more than a
 /// thousand commits.
@@ -43,7 +45,11 @@ const WRITE_RETRY_MS: u64 = 100;
 #[derive(Debug)]
 pub enum GroupMail {
     /// A request for the group partition `partition`. `token` is the asker's, for an answer that comes later.
-    Ask { partition: u32, token: Token, request: GroupRequest },
+    Ask {
+        partition: u32,
+        token: Token,
+        request: GroupRequest,
+    },
     /// The answer to an earlier Ask that was parked.
     Answer { token: Token, reply: GroupReply },
 }
@@ -103,13 +109,18 @@ enum Status {
 
 /// Home partition of a group. Part of the data format: a group is looked for where it was written (FNV-1a, 32 bit).
 pub fn group_partition(group: &str) -> u32 {
-    let hash = group.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = group.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
     hash % GROUP_PARTITIONS
 }
 
 fn now() -> Now {
     let monotonic_ms = (trireme_runtime::now().as_nanos() / 1_000_000) as i64;
-    Now { monotonic_ms, unix_ms: trireme_runtime::unix_ms() }
+    Now {
+        monotonic_ms,
+        unix_ms: trireme_runtime::unix_ms(),
+    }
 }
 
 fn at(monotonic_ms: i64) -> Instant {
@@ -127,8 +138,13 @@ impl Groups {
         cores: usize,
         config: GroupConfig,
     ) -> Groups {
-        let partitions: Vec<PartitionRef> = (0..GROUP_PARTITIONS).map(|i| metadata.group_partition(i)).collect();
-        let homes: Vec<usize> = partitions.iter().map(|p| usize::from(p.shard) % cores).collect();
+        let partitions: Vec<PartitionRef> = (0..GROUP_PARTITIONS)
+            .map(|i| metadata.group_partition(i))
+            .collect();
+        let homes: Vec<usize> = partitions
+            .iter()
+            .map(|p| usize::from(p.shard) % cores)
+            .collect();
         let local = (0..GROUP_PARTITIONS)
             .map(|i| (homes[i as usize] == core).then(|| Rc::new(Local::new(i, config.clone()))))
             .collect();
@@ -141,7 +157,14 @@ impl Groups {
         }));
         for local in groups.0.local.iter().flatten() {
             let partition = partitions[local.partition as usize];
-            spawn(run(local.clone(), engine.clone(), metadata.clone(), partition, config.clone())).detach();
+            spawn(run(
+                local.clone(),
+                engine.clone(),
+                metadata.clone(),
+                partition,
+                config.clone(),
+            ))
+            .detach();
         }
         let server = groups.clone();
         spawn(async move { server.serve().await }).detach();
@@ -154,7 +177,11 @@ impl Groups {
         self.ask_partition(group_partition(request.group()), request)
     }
 
-    fn ask_partition(&self, partition: u32, request: GroupRequest) -> impl Future<Output = GroupReply> + use<> {
+    fn ask_partition(
+        &self,
+        partition: u32,
+        request: GroupRequest,
+    ) -> impl Future<Output = GroupReply> + use<> {
         let shell = self.0.clone();
         let begun = match &shell.local[partition as usize] {
             Some(local) => Begun::Here(local.begin(request)),
@@ -162,8 +189,16 @@ impl Groups {
                 let token = shell.tokens.replace(shell.tokens.get() + 1);
                 let (sender, receiver) = oneshot();
                 shell.parked.borrow_mut().insert(token, sender);
-                let mail = GroupMail::Ask { partition, token, request };
-                Begun::There(shell.mail.call(shell.homes[partition as usize], mail), token, receiver)
+                let mail = GroupMail::Ask {
+                    partition,
+                    token,
+                    request,
+                };
+                Begun::There(
+                    shell.mail.call(shell.homes[partition as usize], mail),
+                    token,
+                    receiver,
+                )
             }
         };
         async move {
@@ -175,22 +210,43 @@ impl Groups {
                         reply
                     }
                     GroupMailReply::Parked => lost(receiver.await),
-                    GroupMailReply::Received => unreachable!("an Ask is answered with Done or Parked"),
+                    GroupMailReply::Received => {
+                        unreachable!("an Ask is answered with Done or Parked")
+                    }
                 },
             }
         }
     }
 
     /// All groups of the node that pass the filters.
-    pub async fn list(&self, states: Vec<KafkaString>, types: Vec<KafkaString>) -> ListGroupsResponseData {
+    pub async fn list(
+        &self,
+        states: Vec<KafkaString>,
+        types: Vec<KafkaString>,
+    ) -> ListGroupsResponseData {
         let asks: Vec<_> = (0..GROUP_PARTITIONS)
-            .map(|i| self.ask_partition(i, GroupRequest::List { states: states.clone(), types: types.clone() }))
+            .map(|i| {
+                self.ask_partition(
+                    i,
+                    GroupRequest::List {
+                        states: states.clone(),
+                        types: types.clone(),
+                    },
+                )
+            })
             .collect();
         let mut all = ListGroupsResponseData::default();
         for ask in asks {
             match ask.await {
-                GroupReply::List(list) if list.error_code == error::NONE => all.groups.extend(list.groups),
-                GroupReply::List(list) => return ListGroupsResponseData { error_code: list.error_code, ..list },
+                GroupReply::List(list) if list.error_code == error::NONE => {
+                    all.groups.extend(list.groups)
+                }
+                GroupReply::List(list) => {
+                    return ListGroupsResponseData {
+                        error_code: list.error_code,
+                        ..list
+                    };
+                }
                 other => unreachable!("ListGroups answered with {other:?}"),
             }
         }
@@ -206,8 +262,15 @@ impl Groups {
 
     /// Groups and committed offsets of this core.
     pub fn counts(&self) -> (usize, usize) {
-        let counts = self.0.local.iter().flatten().map(|local| local.coordinator.borrow().counts());
-        counts.fold((0, 0), |(groups, offsets), (g, o)| (groups + g, offsets + o))
+        let counts = self
+            .0
+            .local
+            .iter()
+            .flatten()
+            .map(|local| local.coordinator.borrow().counts());
+        counts.fold((0, 0), |(groups, offsets), (g, o)| {
+            (groups + g, offsets + o)
+        })
     }
 
     /// Group, topic, partition and offset of at most `limit` commits of this core's groups, for metrics.
@@ -216,7 +279,9 @@ impl Groups {
         for local in self.0.local.iter().flatten() {
             let coordinator = local.coordinator.borrow();
             let commits = coordinator.committed().take(limit - all.len());
-            all.extend(commits.map(|(group, topic, partition, offset)| (group.to_owned(), topic.clone(), partition, offset)));
+            all.extend(commits.map(|(group, topic, partition, offset)| {
+                (group.to_owned(), topic.clone(), partition, offset)
+            }));
         }
         all
     }
@@ -247,7 +312,11 @@ impl Groups {
         let handler = move |from: usize, mail: GroupMail| {
             let shell = shell.clone();
             let begun = match mail {
-                GroupMail::Ask { partition, token, request } => {
+                GroupMail::Ask {
+                    partition,
+                    token,
+                    request,
+                } => {
                     let parks = matches!(request, GroupRequest::Join(..) | GroupRequest::Sync(..));
                     let local = shell.local.get(partition as usize).and_then(Option::as_ref);
                     let local = local.expect("every core computes the same homes");
@@ -262,16 +331,23 @@ impl Groups {
                 }
             };
             async move {
-                let Some((mut receiver, token, parks)) = begun else { return GroupMailReply::Received };
+                let Some((mut receiver, token, parks)) = begun else {
+                    return GroupMailReply::Received;
+                };
                 if !parks {
                     return GroupMailReply::Done(lost(receiver.await));
                 }
-                if let Poll::Ready(reply) = poll_fn(|context| Poll::Ready(Pin::new(&mut receiver).poll(context))).await {
+                if let Poll::Ready(reply) =
+                    poll_fn(|context| Poll::Ready(Pin::new(&mut receiver).poll(context))).await
+                {
                     return GroupMailReply::Done(lost(reply));
                 }
                 spawn(async move {
                     let reply = lost(receiver.await);
-                    shell.mail.call(from, GroupMail::Answer { token, reply }).await;
+                    shell
+                        .mail
+                        .call(from, GroupMail::Answer { token, reply })
+                        .await;
                 })
                 .detach();
                 GroupMailReply::Parked
@@ -283,7 +359,11 @@ impl Groups {
 
 enum Begun {
     Here(OneReceiver<GroupReply>),
-    There(trireme_runtime::mail::Call<GroupMailReply>, Token, OneReceiver<GroupReply>),
+    There(
+        trireme_runtime::mail::Call<GroupMailReply>,
+        Token,
+        OneReceiver<GroupReply>,
+    ),
 }
 
 /// A coordinator answers every token, and lives as long as its core.
@@ -328,7 +408,9 @@ impl Local {
         }
         let token = self.tokens.replace(self.tokens.get() + 1);
         self.waiting.borrow_mut().insert(token, sender);
-        self.coordinator.borrow_mut().handle(token, request, now(), random);
+        self.coordinator
+            .borrow_mut()
+            .handle(token, request, now(), random);
         self.flush();
         receiver
     }
@@ -346,14 +428,24 @@ impl Local {
             self.dirty.notify_one();
         }
         let next_ms = coordinator.next_deadline_ms();
-        if next_ms.is_some_and(|next| self.sleeping_until_ms.get().is_none_or(|sleeping| next < sleeping)) {
+        if next_ms.is_some_and(|next| {
+            self.sleeping_until_ms
+                .get()
+                .is_none_or(|sleeping| next < sleeping)
+        }) {
             self.timers.notify_one();
         }
     }
 }
 
 /// Loads the partition, then keeps it going.
-async fn run(local: Rc<Local>, engine: Engine, metadata: Metadata, partition: PartitionRef, config: GroupConfig) {
+async fn run(
+    local: Rc<Local>,
+    engine: Engine,
+    metadata: Metadata,
+    partition: PartitionRef,
+    config: GroupConfig,
+) {
     let store = match load(&local, engine, partition).await {
         Ok(store) => store,
         Err(problem) => {
@@ -364,22 +456,39 @@ async fn run(local: Rc<Local>, engine: Engine, metadata: Metadata, partition: Pa
     };
     local.coordinator.borrow_mut().start(now());
     let (groups, offsets) = local.coordinator.borrow().counts();
-    tracing::debug!(partition = local.partition, groups, offsets, "groups loaded");
+    tracing::debug!(
+        partition = local.partition,
+        groups,
+        offsets,
+        "groups loaded"
+    );
     if local.status.get() == Status::Loading {
         local.status.set(Status::Ready);
     }
     spawn(let_time_pass(local.clone())).detach();
-    spawn(expire_offsets(local.clone(), config.offsets_retention_check_interval_ms)).detach();
+    spawn(expire_offsets(
+        local.clone(),
+        config.offsets_retention_check_interval_ms,
+    ))
+    .detach();
     spawn(forget_deleted_topics(local.clone(), metadata)).detach();
     local.flush();
     write(local, store).await;
 }
 
-async fn load(local: &Local, engine: Engine, partition: PartitionRef) -> Result<TableStore, String> {
-    let store = TableStore::open(engine, partition).await.map_err(|e| e.to_string())?;
+async fn load(
+    local: &Local,
+    engine: Engine,
+    partition: PartitionRef,
+) -> Result<TableStore, String> {
+    let store = TableStore::open(engine, partition)
+        .await
+        .map_err(|e| e.to_string())?;
     store.with(|table| {
         let mut coordinator = local.coordinator.borrow_mut();
-        table.iter().try_for_each(|(key, value)| coordinator.load(key, value).map_err(|e| e.to_string()))
+        table
+            .iter()
+            .try_for_each(|(key, value)| coordinator.load(key, value).map_err(|e| e.to_string()))
     })?;
     Ok(store)
 }
@@ -396,7 +505,13 @@ async fn write(local: Rc<Local>, store: TableStore) {
             local.writing.set(true);
             continue;
         };
-        let mutations = mutations.into_iter().map(|m| table_store::Mutation { key: m.key, value: m.value }).collect();
+        let mutations = mutations
+            .into_iter()
+            .map(|m| table_store::Mutation {
+                key: m.key,
+                value: m.value,
+            })
+            .collect();
         let result = store.commit(mutations).await.map_err(|problem| {
             tracing::warn!(partition = local.partition, %problem, "group changes refused");
             match problem {
@@ -404,7 +519,10 @@ async fn write(local: Rc<Local>, store: TableStore) {
                 _ => PersistError::Refused,
             }
         });
-        local.coordinator.borrow_mut().written(number, result, now());
+        local
+            .coordinator
+            .borrow_mut()
+            .written(number, result, now());
         local.flush();
         if result.is_err() {
             trireme_runtime::sleep(Duration::from_millis(WRITE_RETRY_MS)).await;
@@ -447,14 +565,20 @@ async fn expire_offsets(local: Rc<Local>, interval_ms: i64) {
 /// Offsets are kept by topic name: those of a topic that is gone must not be taken for those of its successor.
 async fn forget_deleted_topics(local: Rc<Local>, metadata: Metadata) {
     let mut image = metadata.image();
-    local.coordinator.borrow_mut().retain_topics(|topic| image.topic(topic).is_some(), now());
+    local
+        .coordinator
+        .borrow_mut()
+        .retain_topics(|topic| image.topic(topic).is_some(), now());
     local.flush();
     loop {
         metadata.changed().await;
         let newer = metadata.image();
         for (id, topic) in &image.by_id {
             if newer.topic_by_id(id).is_none() {
-                local.coordinator.borrow_mut().topic_deleted(&topic.name, now());
+                local
+                    .coordinator
+                    .borrow_mut()
+                    .topic_deleted(&topic.name, now());
             }
         }
         image = newer;

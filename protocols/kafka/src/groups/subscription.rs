@@ -56,7 +56,10 @@ mod tests {
     fn reads_the_common_prefix_of_all_versions() {
         for version in 0..4 {
             let mut topics = BTreeSet::new();
-            assert!(topics_of(&subscription(version, &["a", "b", "a"]), &mut topics));
+            assert!(topics_of(
+                &subscription(version, &["a", "b", "a"]),
+                &mut topics
+            ));
             assert_eq!(topics.iter().map(|t| &**t).collect::<Vec<_>>(), ["a", "b"]);
         }
     }
@@ -65,10 +68,19 @@ mod tests {
     fn refuses_what_is_cut_or_negative_or_boundless() {
         let whole = subscription(1, &["abc"]);
         for cut in 0..11 {
-            assert!(!topics_of(&whole[..cut], &mut BTreeSet::new()), "cut at {cut}");
+            assert!(
+                !topics_of(&whole[..cut], &mut BTreeSet::new()),
+                "cut at {cut}"
+            );
         }
-        assert!(!topics_of(&subscription(-1, &["abc"]), &mut BTreeSet::new()));
+        assert!(!topics_of(
+            &subscription(-1, &["abc"]),
+            &mut BTreeSet::new()
+        ));
         assert!(!topics_of(b"\0\0\x7f\xff\xff\xff", &mut BTreeSet::new()));
-        assert!(!topics_of(b"\0\0\0\0\0\x01\0\x01\xff", &mut BTreeSet::new()));
+        assert!(!topics_of(
+            b"\0\0\0\0\0\x01\0\x01\xff",
+            &mut BTreeSet::new()
+        ));
     }
 }

@@ -39,7 +39,10 @@ pub(super) struct Timers {
 impl Timers {
     pub(super) fn arm(&mut self, deadline_ms: i64, due: Due) -> TimerId {
         self.sequence += 1;
-        let id = TimerId { deadline_ms, sequence: self.sequence };
+        let id = TimerId {
+            deadline_ms,
+            sequence: self.sequence,
+        };
         self.armed.insert(id, due);
         id
     }

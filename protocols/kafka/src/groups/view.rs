@@ -13,7 +13,10 @@ const GROUP_TYPE: &str = "classic";
 /// Whether a group passes the filters of ListGroups; an empty filter passes all.
 pub(super) fn is_listed(group: &Group, states: &[KafkaString], types: &[KafkaString]) -> bool {
     let names = |filter: &[KafkaString], name: &str| {
-        filter.is_empty() || filter.iter().any(|f| f.as_str().trim().eq_ignore_ascii_case(name))
+        filter.is_empty()
+            || filter
+                .iter()
+                .any(|f| f.as_str().trim().eq_ignore_ascii_case(name))
     };
     names(states, group.state.name()) && names(types, GROUP_TYPE)
 }
@@ -21,7 +24,11 @@ pub(super) fn is_listed(group: &Group, states: &[KafkaString], types: &[KafkaStr
 pub(super) fn listed(group: &Group) -> ListedGroup {
     ListedGroup {
         group_id: string(&group.id),
-        protocol_type: group.protocol_type.as_deref().map(string).unwrap_or_default(),
+        protocol_type: group
+            .protocol_type
+            .as_deref()
+            .map(string)
+            .unwrap_or_default(),
         group_state: string(group.state.name()),
         group_type: string(GROUP_TYPE),
         ..Default::default()
@@ -30,20 +37,30 @@ pub(super) fn listed(group: &Group) -> ListedGroup {
 
 /// Subscriptions are shown in a stable generation only, because before it there is no protocol they would belong to.
 pub(super) fn described(group: &Group) -> DescribedGroup {
-    let protocol = group.protocol.as_deref().filter(|_| group.state == State::Stable);
+    let protocol = group
+        .protocol
+        .as_deref()
+        .filter(|_| group.state == State::Stable);
     let members = group.members.values().map(|member| DescribedGroupMember {
         member_id: string(&member.id),
         group_instance_id: member.instance_id.as_deref().map(string),
         client_id: string(&member.client_id),
         client_host: string(&member.client_host),
-        member_metadata: protocol.and_then(|p| member.metadata(p)).cloned().unwrap_or_default(),
+        member_metadata: protocol
+            .and_then(|p| member.metadata(p))
+            .cloned()
+            .unwrap_or_default(),
         member_assignment: member.assignment.clone(),
         ..Default::default()
     });
     DescribedGroup {
         group_id: string(&group.id),
         group_state: string(group.state.name()),
-        protocol_type: group.protocol_type.as_deref().map(string).unwrap_or_default(),
+        protocol_type: group
+            .protocol_type
+            .as_deref()
+            .map(string)
+            .unwrap_or_default(),
         protocol_data: protocol.map(string).unwrap_or_default(),
         members: members.collect(),
         ..Default::default()

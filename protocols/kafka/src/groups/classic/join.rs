@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::join_group_request::JoinGroupRequestData;
-use kacrab_protocol::generated::join_group_response::{JoinGroupResponseData, JoinGroupResponseMember};
+use kacrab_protocol::generated::join_group_response::{
+    JoinGroupResponseData, JoinGroupResponseMember,
+};
 
 use super::rebalance::{complete_if_all_joined, prepare_rebalance, rebalance_or_complete};
 use super::session::{end_member, remove_pending, schedule_session};
@@ -79,9 +81,15 @@ fn accepts(group: &Group, fx: &Effects, id: &str) -> bool {
     match group.state {
         State::Empty => true,
         State::PreparingRebalance => {
-            group.members.get(id).is_some_and(|member| member.awaiting_join.is_some()) || group.awaiting_join < max
+            group
+                .members
+                .get(id)
+                .is_some_and(|member| member.awaiting_join.is_some())
+                || group.awaiting_join < max
         }
-        State::CompletingRebalance | State::Stable => group.members.contains_key(id) || group.members.len() < max,
+        State::CompletingRebalance | State::Stable => {
+            group.members.contains_key(id) || group.members.len() < max
+        }
     }
 }
 
@@ -96,7 +104,11 @@ fn join_new(
     match request.group_instance_id.as_ref().map(KafkaString::as_str) {
         Some(instance) => {
             let new_id = member_id(instance, random);
-            match group.static_members.get_key_value(instance).map(|(i, m)| (i.clone(), m.clone())) {
+            match group
+                .static_members
+                .get_key_value(instance)
+                .map(|(i, m)| (i.clone(), m.clone()))
+            {
                 Some((instance, old_id)) => {
                     replace_static(group, fx, token, client, request, instance, old_id, new_id);
                 }
@@ -109,14 +121,26 @@ fn join_new(
                 return add_member(group, fx, token, client, request, new_id);
             }
             let deadline_ms = fx.now.monotonic_ms + i64::from(request.session_timeout_ms);
-            let timer = fx.timers.arm(deadline_ms, Due::Session { group: group.id.clone(), member: new_id.clone() });
+            let timer = fx.timers.arm(
+                deadline_ms,
+                Due::Session {
+                    group: group.id.clone(),
+                    member: new_id.clone(),
+                },
+            );
             fx.reply(token, join_error(&new_id, error::MEMBER_ID_REQUIRED));
             group.pending_join.insert(new_id, Some(timer));
         }
     }
 }
 
-fn join_known(group: &mut Group, fx: &mut Effects, token: Token, client: &Client, request: &JoinGroupRequestData) {
+fn join_known(
+    group: &mut Group,
+    fx: &mut Effects,
+    token: Token,
+    client: &Client,
+    request: &JoinGroupRequestData,
+) {
     let id = request.member_id.as_str();
     let instance = request.group_instance_id.as_ref().map(KafkaString::as_str);
     if let Some((id, _)) = group.pending_join.get_key_value(id) {
@@ -145,8 +169,13 @@ fn join_known(group: &mut Group, fx: &mut Effects, token: Token, client: &Client
         }
         State::PreparingRebalance | State::CompletingRebalance | State::Stable => {
             let protocols = protocols_of(&request.protocols);
-            let parked =
-                group.update(&id, protocols, rebalance_timeout_ms(client, request), request.session_timeout_ms, Some(token));
+            let parked = group.update(
+                &id,
+                protocols,
+                rebalance_timeout_ms(client, request),
+                request.session_timeout_ms,
+                Some(token),
+            );
             displace_join(fx, parked, &id);
             rebalance_or_complete(group, fx);
         }
@@ -156,7 +185,11 @@ fn join_known(group: &mut Group, fx: &mut Effects, token: Token, client: &Client
 
 /// Version 0 has no rebalance time-out of its own.
 fn rebalance_timeout_ms(client: &Client, request: &JoinGroupRequestData) -> i32 {
-    if client.api_version == 0 { request.session_timeout_ms } else { request.rebalance_timeout_ms }
+    if client.api_version == 0 {
+        request.session_timeout_ms
+    } else {
+        request.rebalance_timeout_ms
+    }
 }
 
 fn displace_join(fx: &mut Effects, parked: Option<Token>, id: &str) {
@@ -180,7 +213,10 @@ fn add_member(
     }
     let member = Member {
         id: id.clone(),
-        instance_id: request.group_instance_id.as_ref().map(|s| s.as_str().into()),
+        instance_id: request
+            .group_instance_id
+            .as_ref()
+            .map(|s| s.as_str().into()),
         client_id: client.client_id[..cut].into(),
         client_host: client.host.as_str().into(),
         rebalance_timeout_ms: rebalance_timeout_ms(client, request),
@@ -221,7 +257,10 @@ fn replace_static(
     if let Some(parked) = group.take_join(&old_id) {
         fx.reply(parked, join_error(&old_id, error::FENCED_INSTANCE_ID));
     }
-    let member = group.members.get_mut(&old_id).expect("a static member's id is that of a member");
+    let member = group
+        .members
+        .get_mut(&old_id)
+        .expect("a static member's id is that of a member");
     if let Some(parked) = member.awaiting_sync.take() {
         fx.reply(parked, sync_error(error::FENCED_INSTANCE_ID));
     }
@@ -236,7 +275,13 @@ fn replace_static(
     group.rename(&instance, &old_id, new_id.clone());
     let protocols = protocols_of(&request.protocols);
     let timeout_ms = rebalance_timeout_ms(client, request);
-    group.update(&new_id, protocols, timeout_ms, request.session_timeout_ms, Some(token));
+    group.update(
+        &new_id,
+        protocols,
+        timeout_ms,
+        request.session_timeout_ms,
+        Some(token),
+    );
     schedule_session(group, fx, &new_id, i64::from(request.session_timeout_ms));
     match group.state {
         State::Stable if group.select_protocol() == group.protocol => {
@@ -274,10 +319,14 @@ pub(in crate::groups) fn replaced(
     if group.state != State::Stable {
         return;
     }
-    let Some(token) = group.take_join(id) else { return };
+    let Some(token) = group.take_join(id) else {
+        return;
+    };
     match result {
         Ok(()) => {
-            let GroupReply::Join(mut reply) = joined(group, id) else { unreachable!("joined() answers JoinGroup") };
+            let GroupReply::Join(mut reply) = joined(group, id) else {
+                unreachable!("joined() answers JoinGroup")
+            };
             if api_version >= JOIN_SKIP_ASSIGNMENT {
                 reply.skip_assignment = group.is_leader(id);
             } else {
@@ -288,9 +337,14 @@ pub(in crate::groups) fn replaced(
             fx.reply(token, GroupReply::Join(reply));
         }
         Err(cause) => {
-            let Some(member) = group.members.get_mut(id) else { return };
+            let Some(member) = group.members.get_mut(id) else {
+                return;
+            };
             fx.timers.cancel(&mut member.timer);
-            let instance = member.instance_id.clone().expect("only static members are replaced");
+            let instance = member
+                .instance_id
+                .clone()
+                .expect("only static members are replaced");
             group.rename(&instance, id, previous.old_id.clone());
             group.update(
                 &previous.old_id,
@@ -299,7 +353,12 @@ pub(in crate::groups) fn replaced(
                 previous.session_timeout_ms,
                 None,
             );
-            schedule_session(group, fx, &previous.old_id, i64::from(previous.session_timeout_ms));
+            schedule_session(
+                group,
+                fx,
+                &previous.old_id,
+                i64::from(previous.session_timeout_ms),
+            );
             fx.reply(token, join_error("", persist_error(cause)));
         }
     }

@@ -34,11 +34,18 @@ fn optional(s: Option<&Arc<str>>) -> Option<KafkaString> {
 
 /// A JoinGroup answer that is nothing but an error.
 pub(super) fn join_error(member_id: &str, error_code: i16) -> GroupReply {
-    GroupReply::Join(JoinGroupResponseData { error_code, member_id: string(member_id), ..Default::default() })
+    GroupReply::Join(JoinGroupResponseData {
+        error_code,
+        member_id: string(member_id),
+        ..Default::default()
+    })
 }
 
 pub(super) fn sync_error(error_code: i16) -> GroupReply {
-    GroupReply::Sync(SyncGroupResponseData { error_code, ..Default::default() })
+    GroupReply::Sync(SyncGroupResponseData {
+        error_code,
+        ..Default::default()
+    })
 }
 
 /// What a client sees when its group's state could not be persisted.

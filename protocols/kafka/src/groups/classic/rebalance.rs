@@ -24,7 +24,10 @@ pub(super) fn rebalance_or_complete(group: &mut Group, fx: &mut Effects) {
 
 /// The first generation of an empty group waits for its delay in any case.
 pub(super) fn complete_if_all_joined(group: &mut Group, fx: &mut Effects) {
-    if group.state == State::PreparingRebalance && group.initial_delay_ms.is_none() && group.all_joined() {
+    if group.state == State::PreparingRebalance
+        && group.initial_delay_ms.is_none()
+        && group.all_joined()
+    {
         complete_join(group, fx);
     }
 }
@@ -61,7 +64,9 @@ pub(in crate::groups) fn prepare_rebalance(group: &mut Group, fx: &mut Effects) 
 
 fn arm_join(group: &mut Group, fx: &mut Effects, after_ms: i64) {
     fx.timers.cancel(&mut group.join_timer);
-    let due = Due::Join { group: group.id.clone() };
+    let due = Due::Join {
+        group: group.id.clone(),
+    };
     group.join_timer = Some(fx.timers.arm(fx.now.monotonic_ms + after_ms, due));
 }
 
@@ -89,7 +94,12 @@ fn complete_join(group: &mut Group, fx: &mut Effects) {
     group.initial_delay_ms = None;
     group.new_member_added = false;
     let absent = |m: &&Member| m.awaiting_join.is_none() && m.instance_id.is_none();
-    let absent: Vec<_> = group.members.values().filter(absent).map(|m| m.id.clone()).collect();
+    let absent: Vec<_> = group
+        .members
+        .values()
+        .filter(absent)
+        .map(|m| m.id.clone())
+        .collect();
     for id in absent {
         if let Some(member) = group.remove(&id) {
             end_member(fx, member, error::UNKNOWN_MEMBER_ID);
@@ -107,7 +117,9 @@ fn complete_join(group: &mut Group, fx: &mut Effects) {
         fx.mutate(mutation);
         // Nobody waits. If it is lost, the generation before it comes back, and its members' sessions end.
         group.pending_writes += 1;
-        fx.then(Then::Nothing { group: group.id.clone() });
+        fx.then(Then::Nothing {
+            group: group.id.clone(),
+        });
         return;
     }
     let ids: Vec<_> = group.members.keys().cloned().collect();
@@ -123,7 +135,10 @@ fn complete_join(group: &mut Group, fx: &mut Effects) {
         group.pending_sync.insert(id);
     }
     let deadline_ms = fx.now.monotonic_ms + group.rebalance_timeout_ms();
-    let due = Due::Sync { group: group.id.clone(), generation: group.generation };
+    let due = Due::Sync {
+        group: group.id.clone(),
+        generation: group.generation,
+    };
     group.sync_timer = Some(fx.timers.arm(deadline_ms, due));
 }
 

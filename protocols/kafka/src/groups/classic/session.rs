@@ -15,7 +15,11 @@ use crate::groups::group::{Group, Member, State};
 use crate::groups::timers::Due;
 
 /// Error code of a Heartbeat.
-pub(in crate::groups) fn heartbeat(group: &mut Group, fx: &mut Effects, request: &HeartbeatRequestData) -> i16 {
+pub(in crate::groups) fn heartbeat(
+    group: &mut Group,
+    fx: &mut Effects,
+    request: &HeartbeatRequestData,
+) -> i16 {
     let id = request.member_id.as_str();
     let instance = request.group_instance_id.as_ref().map(KafkaString::as_str);
     if let Err(code) = group.check_member(id, instance) {
@@ -32,11 +36,18 @@ pub(in crate::groups) fn heartbeat(group: &mut Group, fx: &mut Effects, request:
     }
 }
 
-pub(in crate::groups) fn leave(group: &mut Group, fx: &mut Effects, request: &LeaveGroupRequestData) -> LeaveGroupResponseData {
+pub(in crate::groups) fn leave(
+    group: &mut Group,
+    fx: &mut Effects,
+    request: &LeaveGroupRequestData,
+) -> LeaveGroupResponseData {
     let mut members = Vec::with_capacity(request.members.len());
     let mut anybody = false;
     for who in &request.members {
-        let (id, instance) = (who.member_id.as_str(), who.group_instance_id.as_ref().map(KafkaString::as_str));
+        let (id, instance) = (
+            who.member_id.as_str(),
+            who.group_instance_id.as_ref().map(KafkaString::as_str),
+        );
         let error_code = match leave_one(group, fx, id, instance) {
             Ok(()) => {
                 anybody = true;
@@ -54,16 +65,27 @@ pub(in crate::groups) fn leave(group: &mut Group, fx: &mut Effects, request: &Le
     if anybody && group.state != State::Empty {
         rebalance_or_complete(group, fx);
     }
-    LeaveGroupResponseData { members, ..Default::default() }
+    LeaveGroupResponseData {
+        members,
+        ..Default::default()
+    }
 }
 
 /// An administrator removes static members by instance id alone.
-fn leave_one(group: &mut Group, fx: &mut Effects, id: &str, instance: Option<&str>) -> Result<(), i16> {
+fn leave_one(
+    group: &mut Group,
+    fx: &mut Effects,
+    id: &str,
+    instance: Option<&str>,
+) -> Result<(), i16> {
     if remove_pending(group, fx, id) {
         return Ok(());
     }
     let id = if id.is_empty() {
-        instance.and_then(|i| group.static_members.get(i)).cloned().ok_or(error::UNKNOWN_MEMBER_ID)?
+        instance
+            .and_then(|i| group.static_members.get(i))
+            .cloned()
+            .ok_or(error::UNKNOWN_MEMBER_ID)?
     } else {
         group.check_member(id, instance)?;
         Arc::from(id)
@@ -78,10 +100,15 @@ pub(in crate::groups) fn session_due(group: &mut Group, fx: &mut Effects, id: &A
     if group.pending_join.remove(id).is_some() {
         return complete_if_all_joined(group, fx);
     }
-    let Some(member) = group.members.get_mut(id) else { return };
+    let Some(member) = group.members.get_mut(id) else {
+        return;
+    };
     member.timer = None;
     if member.deadline_ms > fx.now.monotonic_ms {
-        let due = Due::Session { group: group.id.clone(), member: id.clone() };
+        let due = Due::Session {
+            group: group.id.clone(),
+            member: id.clone(),
+        };
         member.timer = Some(fx.timers.arm(member.deadline_ms, due));
         return;
     }
@@ -129,14 +156,22 @@ pub(in crate::groups) fn reschedule_session(group: &mut Group, fx: &mut Effects,
 }
 
 pub(super) fn schedule_session(group: &mut Group, fx: &mut Effects, id: &str, after_ms: i64) {
-    let Some(member) = group.members.get_mut(id) else { return };
+    let Some(member) = group.members.get_mut(id) else {
+        return;
+    };
     member.deadline_ms = fx.now.monotonic_ms + after_ms.max(0);
     // Armed for an earlier moment is as good: it is armed again then.
-    if member.timer.is_some_and(|timer| timer.deadline_ms() <= member.deadline_ms) {
+    if member
+        .timer
+        .is_some_and(|timer| timer.deadline_ms() <= member.deadline_ms)
+    {
         return;
     }
     fx.timers.cancel(&mut member.timer);
-    let due = Due::Session { group: group.id.clone(), member: member.id.clone() };
+    let due = Due::Session {
+        group: group.id.clone(),
+        member: member.id.clone(),
+    };
     member.timer = Some(fx.timers.arm(member.deadline_ms, due));
 }
 
@@ -147,7 +182,11 @@ pub(in crate::groups) fn release(group: &mut Group, fx: &mut Effects) {
         if let Some(token) = group.take_join(&id) {
             fx.reply(token, join_error(&id, error::NOT_COORDINATOR));
         }
-        if let Some(token) = group.members.get_mut(&id).and_then(|m| m.awaiting_sync.take()) {
+        if let Some(token) = group
+            .members
+            .get_mut(&id)
+            .and_then(|m| m.awaiting_sync.take())
+        {
             fx.reply(token, sync_error(error::NOT_COORDINATOR));
         }
     }

@@ -16,11 +16,19 @@ use crate::groups::effects::{Effects, PersistError, Then, Token};
 use crate::groups::group::{Group, State};
 use crate::groups::{GroupReply, MAX_GROUP_ENTRY_BYTES, error};
 
-pub(in crate::groups) fn sync(group: &mut Group, fx: &mut Effects, token: Token, request: &SyncGroupRequestData) {
+pub(in crate::groups) fn sync(
+    group: &mut Group,
+    fx: &mut Effects,
+    token: Token,
+    request: &SyncGroupRequestData,
+) {
     let id = request.member_id.as_str();
     let instance = request.group_instance_id.as_ref().map(KafkaString::as_str);
     let differs = |theirs: &Option<KafkaString>, ours: &Option<Arc<str>>| {
-        theirs.as_ref().zip(ours.as_ref()).is_some_and(|(theirs, ours)| *theirs.as_str() != **ours)
+        theirs
+            .as_ref()
+            .zip(ours.as_ref())
+            .is_some_and(|(theirs, ours)| *theirs.as_str() != **ours)
     };
     let checked = if group.state == State::Empty {
         Err(error::UNKNOWN_MEMBER_ID)
@@ -28,7 +36,9 @@ pub(in crate::groups) fn sync(group: &mut Group, fx: &mut Effects, token: Token,
         Err(code)
     } else if request.generation_id != group.generation {
         Err(error::ILLEGAL_GENERATION)
-    } else if differs(&request.protocol_type, &group.protocol_type) || differs(&request.protocol_name, &group.protocol) {
+    } else if differs(&request.protocol_type, &group.protocol_type)
+        || differs(&request.protocol_name, &group.protocol)
+    {
         Err(error::INCONSISTENT_GROUP_PROTOCOL)
     } else if group.state == State::PreparingRebalance {
         Err(error::REBALANCE_IN_PROGRESS)
@@ -45,7 +55,11 @@ pub(in crate::groups) fn sync(group: &mut Group, fx: &mut Effects, token: Token,
     let is_leader = group.is_leader(id);
     let member = group.members.get_mut(id).expect("checked above");
     if group.state == State::Stable {
-        let reply = synced(group.protocol_type.as_ref(), group.protocol.as_ref(), member.assignment.clone());
+        let reply = synced(
+            group.protocol_type.as_ref(),
+            group.protocol.as_ref(),
+            member.assignment.clone(),
+        );
         return fx.reply(token, reply);
     }
     if let Some(parked) = member.awaiting_sync.replace(token) {
@@ -56,7 +70,11 @@ pub(in crate::groups) fn sync(group: &mut Group, fx: &mut Effects, token: Token,
     }
 }
 
-fn synced(protocol_type: Option<&Arc<str>>, protocol: Option<&Arc<str>>, assignment: Bytes) -> GroupReply {
+fn synced(
+    protocol_type: Option<&Arc<str>>,
+    protocol: Option<&Arc<str>>,
+    assignment: Bytes,
+) -> GroupReply {
     GroupReply::Sync(SyncGroupResponseData {
         protocol_type: optional(protocol_type),
         protocol_name: optional(protocol),
@@ -82,7 +100,11 @@ fn persist_assignment(group: &mut Group, fx: &mut Effects, request: &SyncGroupRe
     fx.mutate(mutation);
     group.pending_writes += 1;
     let generation = group.generation;
-    fx.then(Then::Assigned { group: group.id.clone(), generation, assignments: assignment });
+    fx.then(Then::Assigned {
+        group: group.id.clone(),
+        generation,
+        assignments: assignment,
+    });
 }
 
 /// The leader's assignment is durable, or could not be made so.
@@ -105,7 +127,11 @@ pub(in crate::groups) fn assigned(
         let member = group.members.get_mut(&id).expect("ids of members");
         member.assignment = assignments.remove(&id).unwrap_or_default();
         if let Some(token) = member.awaiting_sync.take() {
-            let reply = synced(group.protocol_type.as_ref(), group.protocol.as_ref(), member.assignment.clone());
+            let reply = synced(
+                group.protocol_type.as_ref(),
+                group.protocol.as_ref(),
+                member.assignment.clone(),
+            );
             fx.reply(token, reply);
             // A session that ended while the member waited was let pass.
             reschedule_session(group, fx, &id);

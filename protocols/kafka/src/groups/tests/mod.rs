@@ -12,15 +12,21 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, Bytes, BytesMut};
 use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::heartbeat_request::HeartbeatRequestData;
-use kacrab_protocol::generated::join_group_request::{JoinGroupRequestData, JoinGroupRequestProtocol};
+use kacrab_protocol::generated::join_group_request::{
+    JoinGroupRequestData, JoinGroupRequestProtocol,
+};
 use kacrab_protocol::generated::join_group_response::JoinGroupResponseData;
 use kacrab_protocol::generated::leave_group_request::{LeaveGroupRequestData, MemberIdentity};
 use kacrab_protocol::generated::leave_group_response::LeaveGroupResponseData;
 use kacrab_protocol::generated::offset_commit_request::{
     OffsetCommitRequestData, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
-use kacrab_protocol::generated::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use kacrab_protocol::generated::sync_group_request::{SyncGroupRequestAssignment, SyncGroupRequestData};
+use kacrab_protocol::generated::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
+use kacrab_protocol::generated::sync_group_request::{
+    SyncGroupRequestAssignment, SyncGroupRequestData,
+};
 use kacrab_protocol::generated::sync_group_response::SyncGroupResponseData;
 
 use super::group::State;
@@ -54,7 +60,10 @@ impl World {
     fn with(config: GroupConfig) -> World {
         World {
             coordinator: Coordinator::new(config.clone()),
-            now: Now { monotonic_ms: 1_000, unix_ms: 1_700_000_000_000 },
+            now: Now {
+                monotonic_ms: 1_000,
+                unix_ms: 1_700_000_000_000,
+            },
             token: 0,
             replies: BTreeMap::new(),
             table: BTreeMap::new(),
@@ -73,7 +82,9 @@ impl World {
         self.replies.clear();
         self.now.monotonic_ms = 5;
         for (key, value) in &self.table {
-            self.coordinator.load(key, value).expect("what was written can be read");
+            self.coordinator
+                .load(key, value)
+                .expect("what was written can be read");
         }
         self.coordinator.start(self.now);
         self.settle();
@@ -83,9 +94,14 @@ impl World {
         loop {
             for (token, reply) in self.coordinator.take_replies() {
                 assert!(token <= self.token, "a token that was never given out");
-                assert!(self.replies.insert(token, reply).is_none(), "answered twice");
+                assert!(
+                    self.replies.insert(token, reply).is_none(),
+                    "answered twice"
+                );
             }
-            let Some(batch) = self.coordinator.take_batch(1 << 20) else { return };
+            let Some(batch) = self.coordinator.take_batch(1 << 20) else {
+                return;
+            };
             self.in_flight.push(batch);
             if !self.hold_writes {
                 self.write();
@@ -109,7 +125,8 @@ impl World {
     /// Everything in flight is refused.
     fn refuse(&mut self) {
         for (number, _) in std::mem::take(&mut self.in_flight) {
-            self.coordinator.written(number, Err(PersistError::Refused), self.now);
+            self.coordinator
+                .written(number, Err(PersistError::Refused), self.now);
         }
         self.settle();
     }
@@ -123,7 +140,8 @@ impl World {
     fn send(&mut self, request: GroupRequest) -> Token {
         self.token += 1;
         self.random = self.random.wrapping_add(1);
-        self.coordinator.handle(self.token, request, self.now, [self.random; 16]);
+        self.coordinator
+            .handle(self.token, request, self.now, [self.random; 16]);
         self.settle();
         self.token
     }
@@ -145,7 +163,10 @@ impl World {
     fn pass(&mut self, ms: i64) {
         let end = self.now.monotonic_ms + ms;
         loop {
-            let next = self.coordinator.next_deadline_ms().filter(|&next| next <= end);
+            let next = self
+                .coordinator
+                .next_deadline_ms()
+                .filter(|&next| next <= end);
             let step = next.unwrap_or(end).max(self.now.monotonic_ms) - self.now.monotonic_ms;
             self.now.monotonic_ms += step;
             self.now.unix_ms += step;
@@ -158,7 +179,11 @@ impl World {
     }
 
     fn client(&self) -> Client {
-        Client { client_id: "client".into(), host: "/127.0.0.1".into(), api_version: self.version }
+        Client {
+            client_id: "client".into(),
+            host: "/127.0.0.1".into(),
+            api_version: self.version,
+        }
     }
 
     fn join(&mut self, request: JoinGroupRequestData) -> Token {
@@ -183,7 +208,11 @@ impl World {
     }
 
     fn sync_token(&mut self, id: &str, generation: i32, assignments: &[(&str, &str)]) -> Token {
-        self.send(GroupRequest::Sync(sync_request(id, generation, assignments)))
+        self.send(GroupRequest::Sync(sync_request(
+            id,
+            generation,
+            assignments,
+        )))
     }
 
     fn synced(&mut self, token: Token) -> SyncGroupResponseData {
@@ -193,7 +222,12 @@ impl World {
         }
     }
 
-    fn sync(&mut self, id: &str, generation: i32, assignments: &[(&str, &str)]) -> SyncGroupResponseData {
+    fn sync(
+        &mut self,
+        id: &str,
+        generation: i32,
+        assignments: &[(&str, &str)],
+    ) -> SyncGroupResponseData {
         let token = self.sync_token(id, generation, assignments);
         self.synced(token)
     }
@@ -217,7 +251,11 @@ impl World {
             group_instance_id: instance.map(ks),
             ..Default::default()
         });
-        let request = LeaveGroupRequestData { group_id: ks(GROUP), members: members.collect(), ..Default::default() };
+        let request = LeaveGroupRequestData {
+            group_id: ks(GROUP),
+            members: members.collect(),
+            ..Default::default()
+        };
         match self.ask(GroupRequest::Leave(request)) {
             GroupReply::Leave(response) => response,
             other => panic!("{other:?}"),
@@ -225,7 +263,10 @@ impl World {
     }
 
     fn state(&self) -> State {
-        self.coordinator.group(GROUP).expect("the group exists").state
+        self.coordinator
+            .group(GROUP)
+            .expect("the group exists")
+            .state
     }
 
     /// A stable group of `count` members, the leader first; generation 1.
@@ -243,9 +284,16 @@ impl World {
         }
         ids.sort_by_key(|id| *id != leader);
         let assignments: Vec<_> = ids.iter().map(|id| (id.as_str(), id.as_str())).collect();
-        let waiting: Vec<_> = ids.iter().skip(1).map(|id| self.sync_token(id, 1, &[])).collect();
+        let waiting: Vec<_> = ids
+            .iter()
+            .skip(1)
+            .map(|id| self.sync_token(id, 1, &[]))
+            .collect();
         assert!(waiting.iter().all(|&token| self.is_waiting(token)));
-        assert_eq!(self.sync(&ids[0], 1, &assignments).assignment, ids[0].as_bytes());
+        assert_eq!(
+            self.sync(&ids[0], 1, &assignments).assignment,
+            ids[0].as_bytes()
+        );
         for (id, token) in ids.iter().skip(1).zip(waiting) {
             assert_eq!(self.synced(token).assignment, id.as_bytes());
         }
@@ -253,18 +301,25 @@ impl World {
         ids
     }
 
-    fn commit_request(&self, id: &str, generation: i32, offsets: &[(&str, i32, i64)]) -> GroupRequest {
-        let topics = offsets.iter().map(|(topic, partition, offset)| OffsetCommitRequestTopic {
-            name: ks(topic),
-            partitions: vec![OffsetCommitRequestPartition {
-                partition_index: *partition,
-                committed_offset: *offset,
-                committed_leader_epoch: 7,
-                committed_metadata: Some(ks("m")),
+    fn commit_request(
+        &self,
+        id: &str,
+        generation: i32,
+        offsets: &[(&str, i32, i64)],
+    ) -> GroupRequest {
+        let topics = offsets
+            .iter()
+            .map(|(topic, partition, offset)| OffsetCommitRequestTopic {
+                name: ks(topic),
+                partitions: vec![OffsetCommitRequestPartition {
+                    partition_index: *partition,
+                    committed_offset: *offset,
+                    committed_leader_epoch: 7,
+                    committed_metadata: Some(ks("m")),
+                    ..Default::default()
+                }],
                 ..Default::default()
-            }],
-            ..Default::default()
-        });
+            });
         let request = OffsetCommitRequestData {
             group_id: ks(GROUP),
             generation_id_or_member_epoch: generation,
@@ -277,9 +332,12 @@ impl World {
 
     fn commit_codes(&mut self, token: Token) -> Vec<i16> {
         match self.reply(token) {
-            GroupReply::Commit(response) => {
-                response.topics.iter().flat_map(|t| &t.partitions).map(|p| p.error_code).collect()
-            }
+            GroupReply::Commit(response) => response
+                .topics
+                .iter()
+                .flat_map(|t| &t.partitions)
+                .map(|p| p.error_code)
+                .collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -295,15 +353,25 @@ impl World {
             partition_indexes: partitions.to_vec(),
             ..Default::default()
         }];
-        let group = OffsetFetchRequestGroup { group_id: ks(GROUP), topics: Some(topics), ..Default::default() };
-        self.send(GroupRequest::Fetch { group, require_stable })
+        let group = OffsetFetchRequestGroup {
+            group_id: ks(GROUP),
+            topics: Some(topics),
+            ..Default::default()
+        };
+        self.send(GroupRequest::Fetch {
+            group,
+            require_stable,
+        })
     }
 
     fn fetched(&mut self, token: Token) -> Vec<i64> {
         match self.reply(token) {
-            GroupReply::Fetch(group) => {
-                group.topics.iter().flat_map(|t| &t.partitions).map(|p| p.committed_offset).collect()
-            }
+            GroupReply::Fetch(group) => group
+                .topics
+                .iter()
+                .flat_map(|t| &t.partitions)
+                .map(|p| p.committed_offset)
+                .collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -340,7 +408,11 @@ fn subscription(topics: &[&str]) -> Bytes {
 }
 
 fn protocol(name: &str, metadata: Bytes) -> JoinGroupRequestProtocol {
-    JoinGroupRequestProtocol { name: ks(name), metadata, ..Default::default() }
+    JoinGroupRequestProtocol {
+        name: ks(name),
+        metadata,
+        ..Default::default()
+    }
 }
 
 fn join_request(id: &str, topics: &[&str]) -> JoinGroupRequestData {
@@ -350,21 +422,29 @@ fn join_request(id: &str, topics: &[&str]) -> JoinGroupRequestData {
         rebalance_timeout_ms: REBALANCE_MS,
         member_id: ks(id),
         protocol_type: ks("consumer"),
-        protocols: vec![protocol("range", subscription(topics)), protocol("sticky", subscription(topics))],
+        protocols: vec![
+            protocol("range", subscription(topics)),
+            protocol("sticky", subscription(topics)),
+        ],
         ..Default::default()
     }
 }
 
 fn static_request(instance: &str, id: &str) -> JoinGroupRequestData {
-    JoinGroupRequestData { group_instance_id: Some(ks(instance)), ..join_request(id, &["t"]) }
+    JoinGroupRequestData {
+        group_instance_id: Some(ks(instance)),
+        ..join_request(id, &["t"])
+    }
 }
 
 fn sync_request(id: &str, generation: i32, assignments: &[(&str, &str)]) -> SyncGroupRequestData {
-    let assignments = assignments.iter().map(|(id, assignment)| SyncGroupRequestAssignment {
-        member_id: ks(id),
-        assignment: Bytes::copy_from_slice(assignment.as_bytes()),
-        ..Default::default()
-    });
+    let assignments = assignments
+        .iter()
+        .map(|(id, assignment)| SyncGroupRequestAssignment {
+            member_id: ks(id),
+            assignment: Bytes::copy_from_slice(assignment.as_bytes()),
+            ..Default::default()
+        });
     SyncGroupRequestData {
         group_id: ks(GROUP),
         generation_id: generation,

@@ -68,7 +68,11 @@ fn an_empty_group_keeps_its_generation() {
     assert_eq!(world.state(), State::Empty);
     let (_, token) = world.join_dynamic(&["t"]);
     world.pass(DELAY_MS);
-    assert_eq!(world.joined(token).generation_id, 3, "generations only rise");
+    assert_eq!(
+        world.joined(token).generation_id,
+        3,
+        "generations only rise"
+    );
 }
 
 #[test]
@@ -87,7 +91,10 @@ fn an_assignment_too_large_to_keep_is_refused() {
     world.pass(DELAY_MS);
     world.joined(token);
     let huge = "x".repeat(MAX_GROUP_ENTRY_BYTES);
-    assert_eq!(world.sync(&id, 1, &[(&id, &huge)]).error_code, error::UNKNOWN_SERVER_ERROR);
+    assert_eq!(
+        world.sync(&id, 1, &[(&id, &huge)]).error_code,
+        error::UNKNOWN_SERVER_ERROR
+    );
     assert!(world.table.is_empty());
     let token = world.join(join_request(&id, &["t"]));
     assert_eq!(world.joined(token).generation_id, 2);
@@ -100,7 +107,11 @@ fn damage_is_an_error_not_a_panic() {
     world.commit("", -1, &[]);
     for (key, value) in &world.table {
         for cut in 0..value.len() {
-            assert!(Coordinator::new(GroupConfig::default()).load(key, &value[..cut]).is_err());
+            assert!(
+                Coordinator::new(GroupConfig::default())
+                    .load(key, &value[..cut])
+                    .is_err()
+            );
         }
         for at in 0..value.len() {
             let mut flipped = value.to_vec();
@@ -108,7 +119,10 @@ fn damage_is_an_error_not_a_panic() {
             let mut coordinator = Coordinator::new(GroupConfig::default());
             if coordinator.load(key, &flipped).is_ok() {
                 coordinator.start(world.now);
-                coordinator.tick(Now { monotonic_ms: i64::from(i32::MAX) * 2, ..world.now });
+                coordinator.tick(Now {
+                    monotonic_ms: i64::from(i32::MAX) * 2,
+                    ..world.now
+                });
             }
         }
     }

@@ -8,14 +8,30 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 enum Act {
     /// Actor joins under its id (none at first), with a wish that changes its subscription.
-    Join { actor: usize, wish: u8 },
-    Sync { actor: usize },
-    Heartbeat { actor: usize },
-    Leave { actor: usize },
-    Commit { actor: usize, partition: i32 },
-    Fetch { partition: i32 },
+    Join {
+        actor: usize,
+        wish: u8,
+    },
+    Sync {
+        actor: usize,
+    },
+    Heartbeat {
+        actor: usize,
+    },
+    Leave {
+        actor: usize,
+    },
+    Commit {
+        actor: usize,
+        partition: i32,
+    },
+    Fetch {
+        partition: i32,
+    },
     Delete,
-    Pass { ms: u32 },
+    Pass {
+        ms: u32,
+    },
     HoldWrites,
     Write,
     Refuse,
@@ -100,18 +116,31 @@ impl Run {
             Act::Sync { actor } => {
                 let who = self.actors[actor].clone();
                 let assignments: Vec<(String, String)> = match who.leader {
-                    true => who.members.iter().map(|m| (m.clone(), format!("{}@{}#{}", m, who.generation, self.next_offset))).collect(),
+                    true => who
+                        .members
+                        .iter()
+                        .map(|m| {
+                            (
+                                m.clone(),
+                                format!("{}@{}#{}", m, who.generation, self.next_offset),
+                            )
+                        })
+                        .collect(),
                     false => Vec::new(),
                 };
                 self.next_offset += 1;
-                let borrowed: Vec<_> = assignments.iter().map(|(m, a)| (m.as_str(), a.as_str())).collect();
+                let borrowed: Vec<_> = assignments
+                    .iter()
+                    .map(|(m, a)| (m.as_str(), a.as_str()))
+                    .collect();
                 let mut request = sync_request(&who.id, who.generation, &borrowed);
                 request.group_instance_id = Run::instance(actor);
                 let token = self.world.send(GroupRequest::Sync(request));
                 wait(self, actor, token);
             }
             Act::Heartbeat { actor } => {
-                let (id, generation) = (self.actors[actor].id.clone(), self.actors[actor].generation);
+                let (id, generation) =
+                    (self.actors[actor].id.clone(), self.actors[actor].generation);
                 self.world.heartbeat(&id, generation);
             }
             Act::Leave { actor } => {
@@ -119,13 +148,19 @@ impl Run {
                 self.world.leave(&[(&id, None)]);
             }
             Act::Commit { actor, partition } => {
-                let (id, generation) = (self.actors[actor].id.clone(), self.actors[actor].generation);
+                let (id, generation) =
+                    (self.actors[actor].id.clone(), self.actors[actor].generation);
                 let offset = self.next_offset;
                 self.next_offset += 1;
                 let generation = if id.is_empty() { -1 } else { generation };
-                let token = self.world.send(self.world.commit_request(&id, generation, &[("t", partition, offset)]));
+                let token = self.world.send(self.world.commit_request(
+                    &id,
+                    generation,
+                    &[("t", partition, offset)],
+                ));
                 self.told.sent.entry(partition).or_default().insert(offset);
-                self.waiting.insert(token, (offset as usize, Act::Commit { actor, partition }));
+                self.waiting
+                    .insert(token, (offset as usize, Act::Commit { actor, partition }));
             }
             Act::Fetch { partition } => {
                 let token = self.world.fetch_token("t", &[partition], true);
@@ -155,7 +190,9 @@ impl Run {
     /// Clients take what has been answered.
     fn hear(&mut self) {
         for (token, reply) in std::mem::take(&mut self.world.replies) {
-            let Some((number, act)) = self.waiting.remove(&token) else { panic!("unexpected {reply:?}") };
+            let Some((number, act)) = self.waiting.remove(&token) else {
+                panic!("unexpected {reply:?}")
+            };
             match reply {
                 GroupReply::Join(join) => {
                     let actor = &mut self.actors[number];
@@ -165,13 +202,19 @@ impl Run {
                                 id: join.member_id.as_str().into(),
                                 generation: join.generation_id,
                                 leader: join.leader == join.member_id && !join.skip_assignment,
-                                members: join.members.iter().map(|m| m.member_id.as_str().into()).collect(),
+                                members: join
+                                    .members
+                                    .iter()
+                                    .map(|m| m.member_id.as_str().into())
+                                    .collect(),
                             };
                             assert!(join.generation_id > 0);
                             assert!(!actor.leader || actor.members.contains(&actor.id));
                         }
                         error::MEMBER_ID_REQUIRED => actor.id = join.member_id.as_str().into(),
-                        error::UNKNOWN_MEMBER_ID | error::FENCED_INSTANCE_ID => actor.id = String::new(),
+                        error::UNKNOWN_MEMBER_ID | error::FENCED_INSTANCE_ID => {
+                            actor.id = String::new()
+                        }
                         _ => {}
                     }
                 }
@@ -180,30 +223,46 @@ impl Run {
                     // The answer may be to a request of an earlier self.
                     let key = (who.generation, who.id.clone());
                     let same = |old: &Bytes| *old == sync.assignment;
-                    assert!(self.told.assignments.get(&key).is_none_or(same), "two assignments in one generation");
+                    assert!(
+                        self.told.assignments.get(&key).is_none_or(same),
+                        "two assignments in one generation"
+                    );
                     self.told.assignments.insert(key, sync.assignment);
                     self.told.generation = self.told.generation.max(who.generation);
                 }
                 GroupReply::Commit(commit) => {
-                    let Act::Commit { partition, .. } = act else { panic!() };
+                    let Act::Commit { partition, .. } = act else {
+                        panic!()
+                    };
                     if commit.topics[0].partitions[0].error_code == 0 {
                         self.told.committed.insert(partition, number as i64);
                     }
                 }
                 GroupReply::Fetch(group) => {
-                    let Act::Fetch { partition } = act else { panic!() };
+                    let Act::Fetch { partition } = act else {
+                        panic!()
+                    };
                     let offset = group.topics[0].partitions[0].committed_offset;
                     if offset != -1 {
-                        assert!(self.told.sent[&partition].contains(&offset), "an offset that nobody committed");
+                        assert!(
+                            self.told.sent[&partition].contains(&offset),
+                            "an offset that nobody committed"
+                        );
                     }
                     if let Some(&committed) = self.told.committed.get(&partition) {
-                        assert!(offset >= committed, "acknowledged {committed}, fetched {offset}");
+                        assert!(
+                            offset >= committed,
+                            "acknowledged {committed}, fetched {offset}"
+                        );
                     }
                 }
                 GroupReply::Delete(result) => {
                     if result.error_code == 0 {
                         // The generation may begin again, and offsets are gone.
-                        self.told = Told { sent: std::mem::take(&mut self.told.sent), ..Told::default() };
+                        self.told = Told {
+                            sent: std::mem::take(&mut self.told.sent),
+                            ..Told::default()
+                        };
                     }
                 }
                 _ => {}
@@ -212,24 +271,50 @@ impl Run {
     }
 
     fn check(&self) {
-        let Some(group) = self.world.coordinator.group(GROUP) else { return };
-        let parked = group.members.values().filter(|m| m.awaiting_join.is_some()).count();
+        let Some(group) = self.world.coordinator.group(GROUP) else {
+            return;
+        };
+        let parked = group
+            .members
+            .values()
+            .filter(|m| m.awaiting_join.is_some())
+            .count();
         assert_eq!(group.awaiting_join, parked);
         assert_eq!(group.members.is_empty(), group.leader.is_none());
-        assert!(group.leader.as_ref().is_none_or(|leader| group.members.contains_key(leader)));
-        assert!(group.pending_sync.iter().all(|id| group.members.contains_key(id)));
-        let statics: BTreeMap<_, _> =
-            group.members.values().filter_map(|m| Some((m.instance_id.clone()?, m.id.clone()))).collect();
+        assert!(
+            group
+                .leader
+                .as_ref()
+                .is_none_or(|leader| group.members.contains_key(leader))
+        );
+        assert!(
+            group
+                .pending_sync
+                .iter()
+                .all(|id| group.members.contains_key(id))
+        );
+        let statics: BTreeMap<_, _> = group
+            .members
+            .values()
+            .filter_map(|m| Some((m.instance_id.clone()?, m.id.clone())))
+            .collect();
         assert_eq!(group.static_members, statics);
         for member in group.members.values() {
             let waits = member.awaiting_join.is_some() || member.awaiting_sync.is_some();
-            assert!(member.timer.is_some() || waits, "a member that nothing will ever remove");
+            assert!(
+                member.timer.is_some() || waits,
+                "a member that nothing will ever remove"
+            );
             assert!(member.awaiting_sync.is_none() || group.state == State::CompletingRebalance);
         }
         match group.state {
             State::Empty => assert!(group.members.is_empty()),
-            State::PreparingRebalance => assert!(group.join_timer.is_some(), "nothing ends the join phase"),
-            State::CompletingRebalance => assert!(group.sync_timer.is_some() || group.pending_sync.is_empty()),
+            State::PreparingRebalance => {
+                assert!(group.join_timer.is_some(), "nothing ends the join phase")
+            }
+            State::CompletingRebalance => {
+                assert!(group.sync_timer.is_some() || group.pending_sync.is_empty())
+            }
             State::Stable => assert!(!group.members.is_empty()),
         }
     }
