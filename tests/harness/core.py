@@ -125,8 +125,11 @@ def shorten(command):
 
 
 def tail(data, limit=1500):
+    """The end of an output, and the sentence of a panic if there was one."""
     text = data.decode(errors="replace") if isinstance(data, bytes) else data
-    return text[-limit:].strip()
+    at = text.rfind("panicked at")
+    panic = text[at:at + 400] + "\n...\n" if 0 <= at < len(text) - limit else ""
+    return panic + text[-limit:].strip()
 
 
 def kill_group(process, sig=signal.SIGKILL):
@@ -173,12 +176,8 @@ class Child:
         return code
 
     def log(self):
-        """The end of its standard error, and the sentence of a panic if there was one."""
         with contextlib.suppress(OSError):
-            data = self.err.read_bytes()
-            at = data.rfind(b"panicked at")
-            panic = data[at:at + 400].decode(errors="replace") + "\n...\n" if at >= 0 else ""
-            return panic + tail(data)
+            return tail(self.err.read_bytes())
         return ""
 
 

@@ -13,7 +13,7 @@ from ..wire import PRODUCE, Connection, record_batch
 SEED = 20260308
 # How much a broker's memory may stand above where it was, during and after the corpus and with 2,000 half-sent frames.
 MEMORY_GROWTH_MIB_MAX = 64
-IDLE_GROWTH_MIB_MAX = 16
+IDLE_GROWTH_MIB_MAX = 32
 IDLE_CONNECTIONS = 2000
 ANNOUNCED_BYTES = 50 << 20
 RATE_PER_S, ROUND_SECONDS, ROUNDS = 250, 4, 5
