@@ -169,11 +169,12 @@ class PowerCut:
         run([POWERCUT, "drop", self.directory], check=False)
 
 
-def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed, before_crash=None):
+def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed, before_start=lambda: None, before_crash=lambda broker: None):
     """Loads, crashes `crashes` times at random moments, reads everything back and compares. (counts, violations, summary)"""
     chance = random.Random(seed)
     load = None
     try:
+        before_start()
         broker.start()
         load = Load(broker, data, directory, rate_mb)
         for number in range(crashes):
@@ -182,10 +183,10 @@ def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed
             time.sleep(chance.uniform(0.2, 3.0))
             expect(load.loader.alive(), f"the loader died: {load.loader.log()}")
             expect(broker.child.alive(), f"the broker died by itself: {broker.child.log()}")
-            if before_crash:
-                before_crash(broker)
+            before_crash(broker)
             crash(broker)
             after_crash(broker, number)
+            before_start()
             try:
                 took = broker.start(timeout=120)
             except Failure as why:

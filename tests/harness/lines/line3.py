@@ -71,21 +71,24 @@ def verify_clean(broker):
 def power_cuts(context, data, file_system, cuts, rate, seed):
     need_root()
     need("losetup", f"mkfs.{file_system}", "mkfs.ext4")
-    groups = []
+    groups, since = [], []
     with scratch(f"line3-{file_system}") as directory:
         disk = PowerCut(directory / "disk", 1024 if context.ci else 6144, file_system)
         try:
             broker = context.broker(directory / "disk" / "data", logs=directory)
 
+            def note_flushes():
+                since.append(disk.flushes())
+
             def count(broker):
-                # In this order: a group that the metric shows has had its flush.
+                # In this order: a group that the metric shows has had its flush. Both count from the start of this process.
                 committed = broker.metric("trireme_commit_groups_total")
-                groups.append((committed, disk.flushes()))
+                groups.append((committed, disk.flushes() - since[-1]))
 
             with closing(broker):
-                counts, wrong, summary = campaign(broker, data, directory, cuts, disk.cut, verify, rate, seed, before_crash=count)
+                counts, wrong, summary = campaign(broker, data, directory, cuts, disk.cut, verify, rate, seed, note_flushes, count)
                 say(f"  {figures(counts, wrong, summary)}")
-                say("  commit groups / flushes of the device until each cut: " + ", ".join(f"{g:.0f}/{f}" for g, f in groups))
+                say("  commit groups / flushes of the device from each start to its cut: " + ", ".join(f"{g:.0f}/{f}" for g, f in groups))
                 expect(not any(wrong.values()) and not summary["failed"], f"{wrong}, {summary}")
                 expect(all(0 < committed <= flushes for committed, flushes in groups), "fewer flushes than commit groups")
                 broker.stop()
