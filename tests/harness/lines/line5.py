@@ -1,4 +1,7 @@
 """Acceptance line 5: trireme-fsck finds every flipped bit, every cut and every removed file of a data directory."""
+import re
+
+from ..clients import CODECS
 from ..core import BIN, expect, run, say, scratch
 from ..fill import fill
 from .line3 import FSCK_CLEAN
@@ -19,6 +22,8 @@ def run_line(context):
             for path in logs:
                 per_partition.setdefault(path.parent, []).append(path)
             expect(max(map(len, per_partition.values())) >= 3, f"no partition has 2 sealed segments: {sorted(map(str, logs))}")
+            codecs = re.findall(r"^batch at .* codec (\w+)", run([BIN / "trireme-fsck", "dump", data]), re.M)
+            expect(len(codecs) >= 200 and set(codecs) == set(CODECS), f"{len(codecs)} batches with {set(codecs)}")
         with report.check("line 5: every flipped bit, cut and removed file makes fsck exit 2 and name file and position"):
             code, out, err = run([BIN / "trireme-fsck", "torture", data], check=False, timeout=3600)
             for line in out.strip().splitlines()[-12:]:
