@@ -11,11 +11,11 @@ SEGMENT_MS = 400
 SEGMENTS = 3
 
 
-def fill(directory, clients_of_codecs=True):
+def fill(directory):
     """Starts a broker on the directory, writes, and shuts it down cleanly.
 
-    Topic `codecs` holds every codec in more than 200 batches, written by an idempotent producer; `sealed` has at least two sealed segments (they
-    are closed by age, so they stay small); a group has committed offsets; a deleted topic and DeleteRecords have left their marks.
+    Topic `codecs` holds every codec in more than 200 batches, most of them by an idempotent producer; `sealed` has at least two sealed segments
+    (they are closed by age, so they stay small); a group has committed offsets; a deleted topic has left its marks.
     """
     directory = pathlib.Path(directory)
     broker = Trireme(directory, logs=directory.parent)
@@ -30,16 +30,18 @@ def fill(directory, clients_of_codecs=True):
             time.sleep(SEGMENT_MS / 1000 * 1.5)
         connection.produce("deleted", {0: record_batch([b"gone"])})
         connection.delete_topic("deleted")
+        identity, epoch = connection.init_producer_id()
         for partition in range(2):
+            sequence = 0
             for number in range(110):
-                error, _ = connection.produce("codecs", {partition: record_batch([b"plain %d/%d" % (number, i) for i in range(1 + number % 5)])})[partition]
+                values = [b"plain %d/%d" % (number, i) for i in range(1 + number % 5)]
+                error, _ = connection.produce("codecs", {partition: record_batch(values, producer=(identity, epoch, sequence))})[partition]
                 expect(error == 0, f"produce: error {error}")
-        if clients_of_codecs:
-            client = clients.Confluent()
-            for codec in clients.CODECS:
-                records = [{"k": clients.b64(b"key %d" % i), "v": clients.b64(b"value %d of %s " % (i, codec.encode()) * 10), "h": []} for i in range(60)]
-                client.produce(broker.bootstrap, "codecs", codec, records)
-            got = client.consume(broker.bootstrap, ["codecs"], "readers", 500)
-            expect(len(got) == 500, "the group reads")
+                sequence += len(values)
+        client = clients.Confluent()
+        for codec in clients.CODECS:
+            records = [{"k": clients.b64(b"key %d" % i), "v": clients.b64(b"value %d of %s " % (i, codec.encode()) * 10), "h": []} for i in range(60)]
+            client.produce(broker.bootstrap, "codecs", codec, records)
+        client.consume(broker.bootstrap, ["codecs"], "readers", 500)
         broker.stop()
     say(f"  {sum(1 for path in directory.rglob('*') if path.is_file())} files, {sum(p.stat().st_size for p in directory.rglob('*') if p.is_file()) >> 10} KiB")

@@ -7,7 +7,7 @@ import struct
 import time
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, OFFSET_FETCH, FIND_COORDINATOR = 0, 1, 2, 3, 9, 10
-API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS = 18, 19, 20
+API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID = 18, 19, 20, 22
 TOPIC_ALREADY_EXISTS, NOT_COORDINATOR, COORDINATOR_NOT_AVAILABLE = 36, 16, 15
 EARLIEST, LATEST = -2, -1
 
@@ -41,14 +41,14 @@ def varint(value):
     return bytes(out)
 
 
-def record_batch(values, timestamp_ms=None):
-    """A RecordBatch v2, uncompressed, of records without keys."""
+def record_batch(values, timestamp_ms=None, producer=(-1, -1, -1)):
+    """A RecordBatch v2, uncompressed, of records without keys; `producer` is (id, epoch, first sequence) of an idempotent one."""
     now = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
     records = b""
     for index, value in enumerate(values):
         body = b"\0" + varint(0) + varint(index) + varint(-1) + varint(len(value)) + value + varint(0)
         records += varint(len(body)) + body
-    signed = struct.pack(">hiqqqhii", 0, len(values) - 1, now, now, -1, -1, -1, len(values)) + records
+    signed = struct.pack(">hiqqqhii", 0, len(values) - 1, now, now, *producer, len(values)) + records
     return struct.pack(">qiibI", 0, len(signed) + 9, -1, 2, crc32c(signed)) + signed
 
 
@@ -213,6 +213,14 @@ class Connection:
                 found[index] = offset
         answer.array(lambda: (answer.string(), answer.array(partition)))
         return found
+
+    def init_producer_id(self):
+        """(id, epoch) of a new idempotent producer."""
+        answer = self.call(INIT_PRODUCER_ID, 1, string(None) + int32(60000))
+        _, error, identity, epoch = answer.unpack("ihqh")
+        if error:
+            raise ValueError(f"InitProducerId: error {error}")
+        return identity, epoch
 
     def produce_body(self, topic, batches, acks=-1):
         """Produce version 7; batches is {partition: bytes}."""

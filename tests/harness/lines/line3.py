@@ -109,7 +109,7 @@ def cut_once(context, data, cuts, rate, seed, **options):
         try:
             broker = context.broker(directory / "disk" / "data", logs=directory, **options)
             with closing(broker):
-                counts, wrong, summary = campaign(broker, data, directory, cuts, disk.cut, lambda *_: None, rate, seed)
+                counts, wrong, summary = campaign(broker, data, directory, cuts, disk.cut, lambda *_: None, rate, seed, whole=False)
         finally:
             disk.drop()
         say(f"  {figures(counts, wrong, summary)}")

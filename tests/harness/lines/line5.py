@@ -15,6 +15,7 @@ def run_line(context):
             fill(data)
             code, out, err = run([BIN / "trireme-fsck", "verify", data], check=False, timeout=120)
             expect(code == FSCK_CLEAN, f"trireme-fsck says {code} of a cleanly shut directory:\n{out}{err}")
+            expect(re.search(r" [1-9]\d* producers", out), f"no producer state:\n{out}")
             kinds = {path.suffix or path.name for path in data.rglob("*") if path.is_file()}
             expect({".log", ".index", ".timeindex", ".sum", ".wal"} <= kinds, f"only {sorted(kinds)}")
             logs = [path for path in data.rglob("*.log")]
