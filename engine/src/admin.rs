@@ -82,6 +82,12 @@ impl Shard {
         self: &Rc<Self>,
         partitions: Vec<PartitionRef>,
     ) -> Vec<Result<(), EngineError>> {
+        if self.closing.get() {
+            return partitions
+                .iter()
+                .map(|_| Err(EngineError::ShuttingDown))
+                .collect();
+        }
         let mut results = Vec::with_capacity(partitions.len());
         let mut deleted = Vec::new();
         for reference in partitions {
@@ -159,6 +165,10 @@ impl Shard {
             for segment in &partition.state.borrow().segments {
                 self.files.forget(partition.id, segment.base);
             }
+        }
+        if self.closing.get() {
+            // The last checkpoint lists the partition: the next start removes the files.
+            return;
         }
         // Also where nothing is known of files: a life before this one may have made some after its last checkpoint.
         if let Err(error) = self.remove_directory(partition.id).await {

@@ -229,7 +229,7 @@ impl Shard {
         }
     }
 
-    /// Flushes the partition with the most to flush; whether there was one.
+    /// Flushes the partition with the most to flush; whether that helped.
     async fn flush_largest(self: &Rc<Self>) -> bool {
         let largest = {
             let partitions = self.partitions.borrow();
@@ -246,7 +246,9 @@ impl Shard {
             }
             partition
         };
-        self.flush_partition(&largest, false).await.is_ok()
+        let before = self.unflushed.get();
+        let flushed = self.flush_partition(&largest, false).await.is_ok();
+        flushed && self.unflushed.get() < before
     }
 
     /// A carried run as the committer puts it into a group: everything unflushed of a segment that is in the log.

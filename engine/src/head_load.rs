@@ -165,6 +165,7 @@ impl Shard {
             let sidecar = pick(segment);
             sidecar.in_file -= entries.len() as u32;
             sidecar.pending.splice(0..0, entries);
+            segment.view = None;
         }
         Ok(())
     }

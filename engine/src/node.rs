@@ -399,6 +399,16 @@ impl Shard {
         if partition.gone.get() {
             return Ok(());
         }
+        // An old segment may be in the middle of its removal, or of being prepared.
+        while partition
+            .state
+            .borrow()
+            .segments
+            .iter()
+            .any(|segment| segment.busy || segment.placing || segment.preparing)
+        {
+            sleep(Duration::from_millis(1)).await;
+        }
         self.drop_dead_segments(partition).await?;
         self.flush_partition(partition, true).await?;
         let open: Vec<Offset> = {

@@ -301,22 +301,13 @@ impl Shard {
         to: u64,
     ) -> Result<Bytes, ReadError> {
         let first = from - from % SUM_BLOCK as u64;
-        let (last, sums) = {
-            let inner = partition.state.borrow();
-            let segment = inner.segment(base).ok_or_else(|| out_of_range(&inner))?;
-            let last = to.next_multiple_of(SUM_BLOCK as u64).min(segment.flushed);
-            let sums: Vec<Option<u32>> = blocks(first, last)
-                .map(|block| {
-                    let pending = || {
-                        segment
-                            .sums
-                            .pending
-                            .get(block.checked_sub(view.sums.len())?)
-                    };
-                    view.sums.get(block).or_else(pending).map(|sum| sum.0)
-                })
-                .collect();
-            (last, sums)
+        let mut view = view.clone();
+        let (last, sums) = loop {
+            if let Some(found) = sums_of(&partition.state.borrow(), base, &view, first, to)? {
+                break found;
+            }
+            // Sums have moved from memory to the file since the view was loaded.
+            view = self.view(partition, base).await?;
         };
         let path = || {
             let path = DataPath::Segment {
@@ -390,6 +381,30 @@ pub(crate) fn out_of_range(inner: &PartitionInner) -> ReadError {
         log_start: inner.log_start,
         high_watermark: inner.durable,
     }
+}
+
+/// The sums of blocks, where there are any.
+type Sums = Vec<Option<u32>>;
+
+/// The end of the last block that `first..to` touches, and the sums of these blocks (`None`: there is none); nothing if the
+/// view is no longer what the segment's file holds, so that it does not join up with the sums in memory.
+fn sums_of(
+    inner: &PartitionInner,
+    base: Offset,
+    view: &SegmentView,
+    first: u64,
+    to: u64,
+) -> Result<Option<(u64, Sums)>, ReadError> {
+    let segment = inner.segment(base).ok_or_else(|| out_of_range(inner))?;
+    if view.sums.len() != segment.sums.in_file as usize {
+        return Ok(None);
+    }
+    let last = to.next_multiple_of(SUM_BLOCK as u64).min(segment.flushed);
+    let sums = blocks(first, last).map(|block| {
+        let pending = || segment.sums.pending.get(block.checked_sub(view.sums.len())?);
+        view.sums.get(block).or_else(pending).map(|sum| sum.0)
+    });
+    Ok(Some((last, sums.collect())))
 }
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {

@@ -451,7 +451,8 @@ async fn begin_incarnation(
         }
     }
     // Uses that the checkpoint does not know of have other nonces, but the number should rise all the same.
-    spare_states.sort_unstable_by_key(|state| state.size_bytes);
+    // The file that the log ended in comes last: a write of the process before may still be on its way to it.
+    spare_states.sort_unstable_by_key(|state| (state.index == end.end.file, state.size_bytes));
     let mut next_index = ring.iter().map(|file| file.index + 1).max().unwrap_or(0);
     let mut spare: VecDeque<LogFile> = VecDeque::new();
     for state in &spare_states {
@@ -462,7 +463,9 @@ async fn begin_incarnation(
         .below(data_dir);
         spare.push_back(open_file(data_dir, id, state).await.map_err(at(path))?);
     }
-    let current = match spare.pop_front() {
+    let fresh = spare.front().is_some_and(|file| file.index != end.end.file || end.clean);
+    let ready = if fresh { spare.pop_front() } else { None };
+    let current = match ready {
         Some(file) => file,
         None => {
             let size = u64::from(config.first_wal_file_bytes).max(2 * BLOCK as u64);

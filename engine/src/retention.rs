@@ -112,6 +112,9 @@ impl Shard {
             if new_start <= log_start {
                 return Ok(log_start);
             }
+            if self.closing.get() {
+                return Err(ReadError::ShuttingDown);
+            }
             if new_start == inner.next_offset
                 && let Some(last) = inner.segments.last_mut()
             {
@@ -194,7 +197,8 @@ impl Shard {
             let Some(first) = state.segments.first().filter(|first| first.base == base) else {
                 return false;
             };
-            if partition.gone.get() {
+            // At shutdown what is left stays for the next start: the last checkpoint lists it.
+            if partition.gone.get() || self.closing.get() {
                 return false;
             }
             if !(first.busy || first.placing || first.preparing || first.lease.is_shared()) {

@@ -92,12 +92,21 @@ fn fsck(dir: &std::path::Path, is_clean: bool) {
     let Ok(program) = std::env::var("TRIREME_FSCK") else {
         return;
     };
-    let output = std::process::Command::new(program)
-        .arg("verify")
-        .arg(dir)
-        .output()
-        .expect("fsck runs");
-    let code = output.status.code().expect("an exit code");
+    // 3 is "could not check": the lock's file is closed asynchronously, so it may take a moment to be free.
+    let mut tries = 0;
+    let (code, output) = loop {
+        let output = std::process::Command::new(&program)
+            .arg("verify")
+            .arg(dir)
+            .output()
+            .expect("fsck runs");
+        let code = output.status.code().expect("an exit code");
+        tries += 1;
+        if code != 3 || tries == 100 {
+            break (code, output);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(
