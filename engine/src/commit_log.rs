@@ -152,7 +152,7 @@ impl CommitLog {
     }
 
     /// Where a checkpoint that needs the log from `ordinal` on begins to read it, and the extents it names. `end` is where
-    /// the log ends if it is cleanly shut.
+    /// the log ends if it is cleanly shut: then nobody needs it, but the checker can say whether its last file is whole.
     pub fn extents(&self, ordinal: u64, end: Option<LogPosition>) -> Vec<LogExtent> {
         let first_of = |incarnation| {
             self.used
@@ -170,10 +170,7 @@ impl CommitLog {
                 })
             })
             .collect();
-        let first = match end {
-            Some(end) => end,
-            None => first_of(self.identity.incarnation).unwrap_or(self.current().first),
-        };
+        let first = first_of(self.identity.incarnation).unwrap_or(self.current().first);
         extents.push(LogExtent {
             incarnation: self.identity.incarnation,
             nonce: self.identity.nonce,

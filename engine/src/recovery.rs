@@ -24,7 +24,7 @@ use crate::layout::group::LogIdentity;
 use crate::layout::paths::{DataPath, SegmentFile};
 use crate::layout::seed::{block_sum, segment_seed};
 use crate::layout::slots::read_slots;
-use crate::recovery_scan::{LogDamage, LogEnd, LogScan, RingFile, Supplied, Want};
+use crate::recovery_scan::{LogDamage, LogEnd, LogScan, RingFile, Supplied, Want, settled_end};
 use crate::replay::{Replay, ReplayError, Replayed};
 use crate::shard::Shard;
 
@@ -194,6 +194,9 @@ async fn replay_log(
         position: 0,
         what: error.to_string(),
     })?;
+    if let Some(end) = settled_end(body) {
+        return Ok((replay, end));
+    }
     let mut scan = LogScan::new(id, body, ring.to_vec());
     let mut reader = LogReader::new(data_dir, id, ring);
     let mut more = 0;

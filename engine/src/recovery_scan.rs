@@ -144,6 +144,20 @@ enum State {
     Failed(LogDamage),
 }
 
+/// The end of a log that need not be read, because a clean shutdown brought everything to segments.
+pub fn settled_end(checkpoint: &CheckpointBody) -> Option<LogEnd> {
+    let last = checkpoint.extents.last()?;
+    Some(LogEnd {
+        end: last.end.filter(|_| checkpoint.clean)?,
+        incarnation: last.incarnation,
+        groups: 0,
+        bytes: 0,
+        durable_through: last.durable_through,
+        clean: true,
+        torn: None,
+    })
+}
+
 impl LogScan {
     /// Follows the log that `checkpoint` describes; `ring` are the log files that exist.
     pub fn new(shard: u16, checkpoint: &CheckpointBody, ring: Vec<RingFile>) -> LogScan {

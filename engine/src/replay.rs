@@ -5,6 +5,7 @@
 //!   below the checkpoint's next offset on producers, epochs and indexes.
 //! - A direct run takes effect when its `Done` is met. One without waits for its blocks to be verified; if they are not
 //!   right, the partition ends before it (nothing of the partition can stand in the log behind it).
+//! - A run that an earlier start dropped stays dropped, although its record may still be read.
 //! - What is not understood, or leaves a gap, stops the start.
 
 use std::collections::BTreeMap;
@@ -164,7 +165,8 @@ impl Replay {
         self.bytes += record.payload.len() as u64;
         match entry.kind {
             RecordType::Append => {
-                if let Some(undone) = replayed.undone.take() {
+                let undone = replayed.undone.take();
+                if let Some(undone) = undone.filter(|undone| is_finished(undone, &entry)) {
                     apply_direct(
                         inner,
                         &mut replayed.ordinals,
@@ -214,6 +216,17 @@ impl Replay {
                 }
             }
             RecordType::Direct => {
+                let undone = replayed.undone.take();
+                if let Some(undone) = undone.filter(|undone| is_finished(undone, &entry)) {
+                    apply_direct(
+                        inner,
+                        &mut replayed.ordinals,
+                        &mut replayed.holes,
+                        undone,
+                        replayed.known_below,
+                    )
+                    .map_err(error)?;
+                }
                 let direct = Direct::parse(record.payload, entry.position, entry.len)
                     .map_err(|_| error("payload"))?;
                 replayed.undone = Some(DirectReplay {
@@ -369,6 +382,13 @@ impl Replay {
             .map(|(id, replayed)| (*id, replayed.partition.clone()))
             .collect()
     }
+}
+
+/// Whether a run without `Done` was durable, by the next append of the partition: nothing is logged behind a run before its
+/// blocks are. But where an earlier start found it broken and dropped it, the next append has its offsets again, while
+/// its record may still stand in an extent that is read for the sake of older ones.
+fn is_finished(undone: &DirectReplay, next: &Entry) -> bool {
+    undone.entry.base_offset < next.base_offset
 }
 
 fn restore(state: &PartitionState, config: &Rc<PartitionConfig>) -> Result<Replayed, ReplayError> {
