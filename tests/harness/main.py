@@ -100,12 +100,13 @@ def deny(report):
 def unit(report):
     """cargo test; every test counts as one."""
     began = len(report.passed)
+    say(f"left out: {NOT_YET_STEADY[1]} (see NOT_YET_STEADY)")
     code, out, err = run(["cargo", "test", "--workspace", "--no-fail-fast", "--", *NOT_YET_STEADY], timeout=CARGO_SECONDS, check=False, cwd=ROOT)
-    for name, result in re.findall(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)", out, re.M):
+    for name, result in re.findall(r"^test (.+?) \.\.\. (ok|FAILED)", out, re.M):
         if result == "ok":
             report.passed.append(name)
-    for name in re.findall(r"^test (\S+).* \.\.\. FAILED", out, re.M):
-        report.fail(f"cargo test: {name}", "see its output below")
+        else:
+            report.fail(f"cargo test: {name}", "its output is below")
     if code:
         report.fail("cargo test", (out + err)[-6000:])
     say(f"cargo test: {len(report.passed) - began} tests passed")
