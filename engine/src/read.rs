@@ -401,7 +401,12 @@ fn sums_of(
     }
     let last = to.next_multiple_of(SUM_BLOCK as u64).min(segment.flushed);
     let sums = blocks(first, last).map(|block| {
-        let pending = || segment.sums.pending.get(block.checked_sub(view.sums.len())?);
+        let pending = || {
+            segment
+                .sums
+                .pending
+                .get(block.checked_sub(view.sums.len())?)
+        };
         view.sums.get(block).or_else(pending).map(|sum| sum.0)
     });
     Ok(Some((last, sums.collect())))

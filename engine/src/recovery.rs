@@ -466,7 +466,9 @@ async fn begin_incarnation(
         .below(data_dir);
         spare.push_back(open_file(data_dir, id, state).await.map_err(at(path))?);
     }
-    let fresh = spare.front().is_some_and(|file| file.index != end.end.file || end.clean);
+    let fresh = spare
+        .front()
+        .is_some_and(|file| file.index != end.end.file || end.clean);
     let ready = if fresh { spare.pop_front() } else { None };
     let current = match ready {
         Some(file) => file,
