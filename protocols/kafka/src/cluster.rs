@@ -25,12 +25,13 @@ const fn bits(operations: &[u8]) -> i32 {
     set
 }
 
-/// Topics that Kafka keeps for itself. They are not topics here, and asking for one does not make it one.
-pub const INTERNAL_TOPICS: [&str; 3] = [
-    "__consumer_offsets",
-    "__transaction_state",
-    "__share_group_state",
-];
+/// The name under which the partitions of the groups can be seen, as in Kafka: described and read like a topic's (their records have a
+/// form of our own), never written, configured or deleted.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// Topics that Kafka keeps for itself. Asking for one does not create it.
+pub const INTERNAL_TOPICS: [&str; 3] =
+    [OFFSETS_TOPIC, "__transaction_state", "__share_group_state"];
 
 /// A string of the codec.
 pub fn text(value: impl Into<String>) -> KafkaString {
@@ -51,7 +52,60 @@ pub fn partition(topic: &Topic, index: i32) -> Option<PartitionRef> {
     topic.partitions.get(usize::try_from(index).ok()?).copied()
 }
 
-/// A topic's partition by name and index.
+/// The partitions of the groups as a topic.
+fn offsets_topic(image: &MetadataImage) -> Option<Arc<Topic>> {
+    let first = image.group_partitions.first()?;
+    Some(Arc::new(Topic {
+        id: first.id.topic,
+        name: OFFSETS_TOPIC.into(),
+        partitions: image.group_partitions.clone(),
+        configs: Default::default(),
+    }))
+}
+
+/// A topic that can be read and described, internal ones included.
+pub fn readable(image: &MetadataImage, name: &str) -> Option<Arc<Topic>> {
+    match name {
+        OFFSETS_TOPIC => offsets_topic(image),
+        _ => image.topic(name).cloned(),
+    }
+}
+
+pub fn readable_by_id(image: &MetadataImage, id: &TopicId) -> Option<Arc<Topic>> {
+    match image.topic_by_id(id) {
+        Some(topic) => Some(topic.clone()),
+        None => offsets_topic(image).filter(|topic| topic.id == *id),
+    }
+}
+
+/// All topics that can be read and described.
+pub fn readable_topics(image: &MetadataImage) -> impl Iterator<Item = Arc<Topic>> {
+    offsets_topic(image)
+        .into_iter()
+        .chain(image.topics.values().cloned())
+}
+
+pub fn is_internal(name: &str) -> bool {
+    INTERNAL_TOPICS.contains(&name)
+}
+
+/// What a change to an internal topic is refused with.
+pub fn refuse_internal(name: &str) -> Result<(), (ErrorCode, String)> {
+    match is_internal(name) {
+        true => Err((
+            ErrorCode::InvalidRequest,
+            format!("{name} is internal and cannot be changed."),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A partition that can be read and described, by topic and index.
+pub fn find_readable(image: &MetadataImage, topic: &str, index: i32) -> Option<PartitionRef> {
+    partition(&*readable(image, topic)?, index)
+}
+
+/// A topic's partition by name and index; internal ones are not found.
 pub fn find(image: &MetadataImage, topic: &str, index: i32) -> Option<PartitionRef> {
     partition(image.topic(topic)?, index)
 }

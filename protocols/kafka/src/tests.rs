@@ -413,3 +413,54 @@ async fn run_for_a_while(mut future: Pin<Box<dyn Future<Output = Reply>>>) {
         trireme_runtime::yield_now().await;
     }
 }
+
+#[test]
+fn the_groups_partitions_are_seen_as_the_internal_topic() {
+    let directory = tempfile::tempdir().unwrap();
+    trireme_runtime::block_on(async {
+        let door = open(directory.path()).await;
+        for topics in [
+            None,
+            Some(vec![
+                metadata_request::MetadataRequestTopic::default()
+                    .with_name(Some(topic_name("__consumer_offsets"))),
+            ]),
+        ] {
+            let request = MetadataRequest::default().with_topics(topics);
+            let ResponseKind::Metadata(answer) =
+                exchange(&door, 3, 9, RequestKind::Metadata(request)).await
+            else {
+                panic!("another response")
+            };
+            assert_eq!(answer.topics.len(), 1);
+            assert!(answer.topics[0].is_internal);
+            assert_eq!(
+                (
+                    answer.topics[0].error_code,
+                    answer.topics[0].partitions.len()
+                ),
+                (0, 8)
+            );
+        }
+        let create = CreateTopicsRequest::default().with_topics(vec![
+            CreatableTopic::default()
+                .with_name(topic_name("__consumer_offsets"))
+                .with_num_partitions(2)
+                .with_replication_factor(1),
+        ]);
+        let ResponseKind::CreateTopics(created) =
+            exchange(&door, 19, 7, RequestKind::CreateTopics(create)).await
+        else {
+            panic!("another response")
+        };
+        assert_eq!(created.topics[0].error_code, 36);
+        let delete =
+            DeleteTopicsRequest::default().with_topic_names(vec![topic_name("__consumer_offsets")]);
+        let ResponseKind::DeleteTopics(deleted) =
+            exchange(&door, 20, 4, RequestKind::DeleteTopics(delete)).await
+        else {
+            panic!("another response")
+        };
+        assert_eq!(deleted.responses[0].error_code, 42);
+    });
+}

@@ -27,7 +27,7 @@ async fn handle(
     for dir in &request.dirs {
         for topic in &dir.topics {
             for &index in &topic.partitions {
-                let code = if cluster::find(&image, topic.name.as_str(), index).is_none() {
+                let code = if cluster::find_readable(&image, topic.name.as_str(), index).is_none() {
                     ErrorCode::UnknownTopicOrPartition
                 } else if dir.path.as_str() != call.door.config.data_dir {
                     ErrorCode::LogDirNotFound

@@ -66,6 +66,7 @@ fn check(
     topic: &CreatePartitionsTopic,
     image: &MetadataImage,
 ) -> Result<(TopicId, u32), (ErrorCode, String)> {
+    cluster::refuse_internal(topic.name.as_str())?;
     let known = image.topic(topic.name.as_str()).ok_or((
         ErrorCode::UnknownTopicOrPartition,
         "This server does not host this topic-partition.".to_owned(),

@@ -129,7 +129,7 @@ fn check(
             format!("Topic name is invalid: {error}"),
         )
     })?;
-    if image.topic(name).is_some() {
+    if image.topic(name).is_some() || cluster::is_internal(name) {
         return Err((
             ErrorCode::TopicAlreadyExists,
             format!("Topic '{name}' already exists."),

@@ -93,6 +93,7 @@ async fn handle(call: Call, request: DeleteTopicsRequestData) -> Answer<DeleteTo
 
 fn find((name, id): &Named, image: &MetadataImage) -> Result<TopicId, (ErrorCode, String)> {
     let no_id = *id == TopicId::default();
+    cluster::refuse_internal(name.as_deref().unwrap_or_default())?;
     match name {
         Some(_) if !no_id => Err((
             ErrorCode::InvalidRequest,

@@ -5,7 +5,7 @@ use kacrab_protocol::generated::describe_configs_response::*;
 use kacrab_protocol::generated::{DescribeConfigsRequestData, ErrorCode};
 use trireme_replication::check_topic_name;
 
-use crate::cluster::text;
+use crate::cluster::{self, text};
 use crate::configs::partition::{Source, effective};
 use crate::configs::topic::{TOPIC_CONFIGS, TopicConfig};
 use crate::configs::value::Kind;
@@ -242,7 +242,7 @@ fn describe(
                     format!("Topic name is invalid: {error}"),
                 ));
             }
-            match image.topic(name) {
+            match cluster::readable(&image, name) {
                 Some(known) => Ok(topic(&known.configs, &door.broker_values()).collect()),
                 None => Err((ErrorCode::UnknownTopicOrPartition, String::new())),
             }

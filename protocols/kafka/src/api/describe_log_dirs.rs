@@ -27,7 +27,7 @@ async fn handle(
     let mut wanted: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
     match &request.topics {
         None => {
-            for topic in image.topics.values() {
+            for topic in cluster::readable_topics(&image) {
                 wanted.insert(
                     topic.name.to_string(),
                     (0..topic.partitions.len() as i32).collect(),
@@ -49,7 +49,7 @@ async fn handle(
     for (name, indexes) in &wanted {
         let found = indexes
             .iter()
-            .filter_map(|&index| Some((index, cluster::find(&image, name, index)?)));
+            .filter_map(|&index| Some((index, cluster::find_readable(&image, name, index)?)));
         for (index, partition) in found {
             partitions.push(partition);
             places.push((name, index));

@@ -32,7 +32,7 @@ async fn handle(
         let mut partitions = Vec::with_capacity(topic.partition_indexes.len());
         for &index in &topic.partition_indexes {
             let mut answer = PartitionResponse::default().with_partition_index(index);
-            match cluster::find(&image, topic.name.as_str(), index) {
+            match cluster::find_readable(&image, topic.name.as_str(), index) {
                 Some(partition) => {
                     waiting.push((t, partitions.len()));
                     asked.push(partition);

@@ -33,8 +33,13 @@ async fn handle(
     let cursor = request.cursor.as_ref();
     let first_name = cursor.map_or("", |cursor| cursor.topic_name.as_str());
     let first_partition = cursor.map_or(0, |cursor| cursor.partition_index);
+    let known: Vec<_> = if all {
+        cluster::readable_topics(&image).collect()
+    } else {
+        Vec::new()
+    };
     let names: BTreeSet<&str> = match all {
-        true => image.topics.keys().map(|name| &**name).collect(),
+        true => known.iter().map(|topic| &*topic.name).collect(),
         false => request
             .topics
             .iter()
@@ -55,7 +60,7 @@ async fn handle(
         } else {
             0
         };
-        let Some(topic) = image.topic(name) else {
+        let Some(topic) = cluster::readable(&image, name) else {
             let code = match check_topic_name(name) {
                 Ok(()) => ErrorCode::UnknownTopicOrPartition,
                 Err(_) => ErrorCode::InvalidTopicException,
@@ -74,7 +79,7 @@ async fn handle(
         }
         let end = topic.partitions.len().min(begin.saturating_add(left));
         left -= end.saturating_sub(begin);
-        topics.push(describe(&call, topic, begin..end, node).await);
+        topics.push(describe(&call, &topic, begin..end, node).await);
         if end < topic.partitions.len() {
             next_cursor = Some((topic.name.clone(), end));
             break;
@@ -117,5 +122,6 @@ async fn describe(
         .with_name(Some(text(&*topic.name)))
         .with_topic_id(to_uuid(topic.id))
         .with_topic_authorized_operations(cluster::ALL_TOPIC_OPERATIONS)
+        .with_is_internal(cluster::is_internal(&topic.name))
         .with_partitions(range.map(partition).collect())
 }

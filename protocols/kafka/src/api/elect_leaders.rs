@@ -24,7 +24,8 @@ async fn handle(call: Call, request: ElectLeadersRequestData) -> Answer<ElectLea
     let mut results: BTreeMap<String, Vec<PartitionResult>> = BTreeMap::new();
     for topic in request.topic_partitions.iter().flatten() {
         for &index in &topic.partitions {
-            let (code, message) = match cluster::find(&image, topic.topic.as_str(), index) {
+            let (code, message) = match cluster::find_readable(&image, topic.topic.as_str(), index)
+            {
                 Some(_) => (
                     ErrorCode::ElectionNotNeeded,
                     "Leader election not needed for topic partition.",

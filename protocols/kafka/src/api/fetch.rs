@@ -19,6 +19,7 @@ use trireme_engine::{
 use trireme_net::{FileRange, Segment};
 use trireme_replication::MetadataImage;
 
+use crate::cluster;
 use crate::dispatch::{Api, Call, MAX_DECODED_BYTES, Order, Request, Started};
 use crate::door::Door;
 use crate::fetch_session::{FetchParameters, Kind, NO_SESSION, Session, TopicKey};
@@ -251,23 +252,23 @@ fn resolve(image: &MetadataImage, fetch: &Fetch, targets: &[Target]) -> Vec<Reso
     for target in targets {
         // Partitions of a topic mostly stand together.
         let topic = match &last {
-            Some((key, topic)) if *key == &target.topic => *topic,
+            Some((key, topic)) if *key == &target.topic => Clone::clone(topic),
             _ => match &target.topic {
-                TopicKey::Name(name) => image.topic(name),
-                TopicKey::Id(id) => image.topic_by_id(&TopicId(*id)),
+                TopicKey::Name(name) => cluster::readable(image, name),
+                TopicKey::Id(id) => cluster::readable_by_id(image, &TopicId(*id)),
             },
         };
-        last = Some((&target.topic, topic));
-        let partition = usize::try_from(target.index)
-            .ok()
-            .and_then(|index| topic?.partitions.get(index));
-        resolved.push(match (topic, partition) {
+        let partition = topic
+            .as_deref()
+            .and_then(|topic| cluster::partition(topic, target.index));
+        resolved.push(match (&topic, partition) {
             // Nobody replicates from here.
             (Some(_), Some(_)) if fetch.replica_id >= 0 => Err(ErrorCode::NotLeaderOrFollower),
-            (Some(_), Some(partition)) => Ok(*partition),
+            (Some(_), Some(partition)) => Ok(partition),
             (None, _) if matches!(target.topic, TopicKey::Id(_)) => Err(ErrorCode::UnknownTopicId),
             _ => Err(ErrorCode::UnknownTopicOrPartition),
         });
+        last = Some((&target.topic, topic));
     }
     resolved
 }

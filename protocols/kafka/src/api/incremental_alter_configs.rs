@@ -70,6 +70,9 @@ async fn handle(
 /// Whose configuration a resource is, and the values it has of its own.
 pub fn target(door: &Door, kind: i8, name: &str) -> Result<(ConfigTarget, Values), Refusal> {
     let image = door.metadata.image();
+    if kind == TOPIC {
+        cluster::refuse_internal(name)?;
+    }
     match kind {
         TOPIC => match image.topic(name) {
             Some(topic) => Ok((ConfigTarget::Topic(topic.id), topic.configs.clone())),

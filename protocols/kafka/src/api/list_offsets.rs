@@ -58,8 +58,8 @@ async fn handle(call: Call, request: ListOffsetsRequestData) -> Answer<ListOffse
     // What the engine is asked for is filled in afterwards, by topic and place.
     let mut waiting = Vec::new();
     for (t, topic) in request.topics.iter().enumerate() {
-        let known = image.topic(topic.name.as_str());
-        let epochs = match known {
+        let known = cluster::readable(&image, topic.name.as_str());
+        let epochs = match &known {
             Some(known) => call
                 .door
                 .leader_epochs(std::slice::from_ref(known))
@@ -75,6 +75,7 @@ async fn handle(call: Call, request: ListOffsetsRequestData) -> Answer<ListOffse
                     return Err(ErrorCode::InvalidRequest);
                 }
                 let partition = known
+                    .as_deref()
                     .and_then(|known| cluster::partition(known, asked.partition_index))
                     .ok_or(ErrorCode::UnknownTopicOrPartition)?;
                 let current = epochs

@@ -37,7 +37,7 @@ async fn handle(call: Call, request: MetadataRequestData) -> Answer<MetadataResp
         .topics
         .filter(|topics| version > 0 || !topics.is_empty());
     match asked {
-        None => found.extend(image.topics.values().cloned()),
+        None => found.extend(cluster::readable_topics(&image)),
         Some(topics) => {
             let mut names = BTreeSet::new();
             let mut ids = BTreeSet::new();
@@ -107,6 +107,7 @@ fn describe(topic: &Topic, epochs: &[i32], node: i32) -> MetadataResponseTopic {
     MetadataResponseTopic::default()
         .with_name(Some(text(&*topic.name)))
         .with_topic_id(to_uuid(topic.id))
+        .with_is_internal(cluster::is_internal(&topic.name))
         .with_partitions(epochs.iter().enumerate().map(partition).collect())
 }
 
@@ -118,8 +119,8 @@ fn by_id(
 ) {
     let image = call.door.metadata.image();
     for id in ids {
-        match image.topic_by_id(&id) {
-            Some(topic) => found.push(topic.clone()),
+        match cluster::readable_by_id(&image, &id) {
+            Some(topic) => found.push(topic),
             None => errors.push(
                 MetadataResponseTopic::default()
                     .with_error_code(ErrorCode::UnknownTopicId.code())
@@ -149,11 +150,11 @@ async fn by_name(
     };
     let mut missing = Vec::new();
     for name in names {
-        if let Some(topic) = image.topic(&name) {
-            found.push(topic.clone());
+        if let Some(topic) = cluster::readable(&image, &name) {
+            found.push(topic);
         } else if check_topic_name(&name).is_err() {
             error(&name, ErrorCode::InvalidTopicException);
-        } else if create && !cluster::INTERNAL_TOPICS.contains(&&*name) {
+        } else if create && !cluster::is_internal(&name) {
             missing.push(name);
         } else {
             error(&name, ErrorCode::UnknownTopicOrPartition);

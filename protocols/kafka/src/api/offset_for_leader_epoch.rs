@@ -30,8 +30,8 @@ async fn handle(
     let mut waiting = Vec::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for (t, topic) in request.topics.iter().enumerate() {
-        let known = image.topic(topic.topic.as_str());
-        let epochs = match known {
+        let known = cluster::readable(&image, topic.topic.as_str());
+        let epochs = match &known {
             Some(known) => call
                 .door
                 .leader_epochs(std::slice::from_ref(known))
@@ -43,7 +43,9 @@ async fn handle(
         let mut answers = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
             let answer = EpochEndOffset::default().with_partition(asked.partition);
-            let partition = known.and_then(|known| cluster::partition(known, asked.partition));
+            let partition = known
+                .as_deref()
+                .and_then(|known| cluster::partition(known, asked.partition));
             let checked = partition
                 .ok_or(ErrorCode::UnknownTopicOrPartition)
                 .and_then(|partition| {

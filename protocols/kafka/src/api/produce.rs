@@ -17,6 +17,7 @@ use trireme_engine::batch::{self, BatchError, BatchErrorKind, Codec, Limits};
 use trireme_engine::{Ack, Append, AppendError, Appended, PartitionRef, TopicId};
 use trireme_replication::{MetadataImage, Topic};
 
+use crate::cluster;
 use crate::dispatch::{Api, Call, Order, Request, Started};
 use crate::metrics::add;
 use crate::reply::Reply;
@@ -320,6 +321,12 @@ impl<'a> Visitor<'a> for Producing<'a> {
             }
         };
         self.topic_refused = match (&found, topic) {
+            (None, TopicKey::Name(name)) if cluster::is_internal(name) => {
+                Some(PartitionAnswer::error(
+                    ErrorCode::InvalidTopicException,
+                    "internal topics cannot be written",
+                ))
+            }
             (None, TopicKey::Name(_)) => Some(PartitionAnswer::error(
                 ErrorCode::UnknownTopicOrPartition,
                 "no such topic",
