@@ -164,34 +164,52 @@ impl Shard {
             inner.removing = true;
         }
         spawn_with(Share::Background, async move {
-            while shard.remove_oldest(&partition).await {}
+            while shard.remove_below(&partition).await {}
             partition.state.borrow_mut().removing = false;
         })
         .detach();
     }
 
-    /// Removes the oldest segment if it lies below the log start; whether there may be more.
-    async fn remove_oldest(self: &Rc<Self>, partition: &Rc<Partition>) -> bool {
-        let (base, has_files, delay_ms) = {
+    /// Removes the segments that lie below the log start now, after one delay for all of them: were each to wait for its
+    /// own behind the others, a log whose start moves faster than a segment per delay would grow without bound. Whether
+    /// any was removed; there may be more then.
+    async fn remove_below(self: &Rc<Self>, partition: &Rc<Partition>) -> bool {
+        let (limit, has_files, delay_ms) = {
             let inner = partition.state.borrow();
-            match inner.segments.first() {
-                Some(first)
-                    if first.rolled
-                        && first.end <= inner.log_start
-                        && first.durable == first.length =>
-                {
-                    (
-                        first.base,
-                        first.allocated > 0 || first.placing,
-                        inner.config.file_delete_delay_ms,
-                    )
-                }
-                _ => return false,
-            }
+            let has_files = inner
+                .segments
+                .iter()
+                .take_while(|segment| segment.end <= inner.log_start)
+                .any(|segment| segment.allocated > 0 || segment.placing);
+            (
+                inner.log_start,
+                has_files,
+                inner.config.file_delete_delay_ms,
+            )
         };
         if has_files {
             sleep(Duration::from_millis(delay_ms.max(0) as u64)).await;
         }
+        let mut any = false;
+        while self.remove_oldest(partition, limit).await {
+            any = true;
+        }
+        any
+    }
+
+    /// Removes the oldest segment if it ends at or below `limit`, which the log start has passed; whether it did.
+    async fn remove_oldest(self: &Rc<Self>, partition: &Rc<Partition>, limit: Offset) -> bool {
+        let base = {
+            let inner = partition.state.borrow();
+            match inner.segments.first() {
+                Some(first)
+                    if first.rolled && first.end <= limit && first.durable == first.length =>
+                {
+                    first.base
+                }
+                _ => return false,
+            }
+        };
         loop {
             let state = partition.state.borrow();
             let Some(first) = state.segments.first().filter(|first| first.base == base) else {

@@ -540,6 +540,8 @@ fn internal_config() -> PartitionConfig {
         retention_bytes: None,
         max_batch_bytes: INTERNAL_BATCH_BYTES_MAX,
         timestamp_after_max_ms: i64::MAX,
+        // Nobody reads them but the table at its start.
+        file_delete_delay_ms: 0,
         ..PartitionConfig::default()
     }
 }

@@ -154,7 +154,8 @@ impl Effects {
     }
 
     /// The oldest mutations that were not taken yet, at most `max_bytes` of them (but at least one), with the number to
-    /// report when they are durable.
+    /// report when they are durable. Of several for one key only the last is given out: a batch is all or nothing, so nobody
+    /// can see the others, and a busy group's commits cost the log one entry per partition and write.
     pub(super) fn take_batch(&mut self, max_bytes: usize) -> Option<(u64, Vec<Mutation>)> {
         let mut bytes = 0;
         let fits = |m: &&Mutation| {
@@ -172,7 +173,8 @@ impl Effects {
         if count == 0 {
             return None;
         }
-        let batch = self.batch.drain(..count).collect();
+        let last: BTreeMap<_, _> = self.batch.drain(..count).map(|m| (m.key, m.value)).collect();
+        let batch = last.into_iter().map(|(key, value)| Mutation { key, value }).collect();
         Some((self.sequence - self.batch.len() as u64, batch))
     }
 

@@ -233,6 +233,24 @@ fn commits_of_one_turn_are_one_batch() {
 }
 
 #[test]
+fn of_many_commits_in_a_batch_only_the_last_is_written() {
+    let mut world = World::new();
+    for offset in 0..100 {
+        world.token += 1;
+        let request = world.commit_request("", -1, &[("t", 0, offset), ("t", 1, -offset)]);
+        world.coordinator.handle(world.token, request, world.now, [0; 16]);
+    }
+    let (number, mutations) = world.coordinator.take_batch(1 << 20).expect("mutations");
+    assert_eq!(mutations.len(), 2);
+    world.in_flight.push((number, mutations));
+    world.resume();
+    assert_eq!(world.replies.len(), 100);
+    assert_eq!(world.fetch("t", &[0, 1]), [99, -99]);
+    world.restart();
+    assert_eq!(world.fetch("t", &[0, 1]), [99, -99]);
+}
+
+#[test]
 fn deleting_offsets_spares_subscribed_topics() {
     let mut world = World::new();
     assert_eq!(
