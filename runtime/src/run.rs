@@ -26,8 +26,10 @@ const POLLS_PER_TURN_MAX: usize = 256;
 const POLLS_PER_CLOCK: usize = 16;
 /// A turn longer than this looks at the ring early.
 const TURN_MAX_NS: u64 = 1_000_000;
-/// Background tasks run this long in a turn in which no client task was ready.
-const BACKGROUND_SLICE_NS: u64 = 500_000;
+/// Background tasks run this long in a turn in which no client task was ready, before the ring is asked for clients again.
+const BACKGROUND_SLICE_NS: u64 = 100_000;
+/// What background tasks owe at most after a long poll.
+const BACKGROUND_DEBT_MAX_NS: i64 = 20_000_000;
 
 /// What the cores of a node know of each other.
 pub(crate) struct NodeShared {
@@ -133,7 +135,7 @@ pub(crate) fn run<F: Future>(core: &Rc<Core>, node: &NodeShared, main: F) -> Opt
         core,
         node,
         driver: core.driver().expect("a production core"),
-        background_credit_ns: 0,
+        background: BackgroundTime::default(),
     };
     while !node.stopped() {
         core.counters.turns.add(1);
@@ -173,8 +175,30 @@ struct Loop<'a> {
     core: &'a Rc<Core>,
     node: &'a NodeShared,
     driver: &'a Rc<Driver>,
-    /// What background tasks may still take of the time that client tasks took.
-    background_credit_ns: u64,
+    background: BackgroundTime,
+}
+
+/// How long background tasks may run in a turn. Beside clients they get a fraction of what those took; what they overdraw
+/// (a poll cannot be cut off) they owe.
+#[derive(Default)]
+struct BackgroundTime {
+    credit_ns: i64,
+}
+
+impl BackgroundTime {
+    /// The time for this turn, given what client tasks have taken, or that none was ready.
+    fn budget(&mut self, clients_ns: Option<u64>) -> Option<u64> {
+        let Some(clients_ns) = clients_ns else {
+            self.credit_ns = 0;
+            return Some(BACKGROUND_SLICE_NS);
+        };
+        self.credit_ns += (clients_ns / BACKGROUND_FRACTION) as i64;
+        u64::try_from(self.credit_ns).ok().filter(|credit| *credit > 0)
+    }
+
+    fn spent(&mut self, ns: u64) {
+        self.credit_ns = (self.credit_ns - ns as i64).max(-BACKGROUND_DEBT_MAX_NS);
+    }
 }
 
 impl Loop<'_> {
@@ -198,21 +222,10 @@ impl Loop<'_> {
             return;
         }
         let now = monotonic().as_nanos();
-        let budget = if clients == 0 {
-            BACKGROUND_SLICE_NS
-        } else {
-            self.background_credit_ns += (now - begun) / BACKGROUND_FRACTION;
-            self.background_credit_ns
-        };
-        if budget == 0 {
-            return;
+        if let Some(budget) = self.background.budget((clients > 0).then(|| now - begun)) {
+            let end = self.run_some(Share::Background, background, now + budget);
+            self.background.spent(end - now);
         }
-        let end = self.run_some(Share::Background, background, now + budget);
-        let used = end - now;
-        self.background_credit_ns = match clients {
-            0 => 0,
-            _ => self.background_credit_ns.saturating_sub(used),
-        };
     }
 
     /// Runs up to `count` tasks of a share, at least one, until the clock is past `end`; returns the time.
@@ -291,5 +304,31 @@ impl Loop<'_> {
                 None => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn background_gets_its_fraction_beside_clients_and_all_without() {
+        let mut time = BackgroundTime::default();
+        assert_eq!(time.budget(None), Some(BACKGROUND_SLICE_NS));
+        time.spent(3 * BACKGROUND_SLICE_NS);
+        assert_eq!(time.budget(None), Some(BACKGROUND_SLICE_NS), "nobody was kept waiting");
+        time.spent(0);
+
+        // Polls much longer than the turns of the clients: the sum is what counts.
+        let (mut clients, mut background) = (0, 0);
+        for _ in 0..100_000 {
+            clients += 10_000;
+            if time.budget(Some(10_000)).is_some() {
+                background += 400_000;
+                time.spent(400_000);
+            }
+        }
+        let share = background as f64 / clients as f64;
+        assert!((0.12..0.13).contains(&share), "one part in {BACKGROUND_FRACTION}, not {share}");
     }
 }

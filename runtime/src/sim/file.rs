@@ -1,6 +1,5 @@
 //! File operations of a simulated process.
 
-use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -36,7 +35,7 @@ impl Clone for SimFile {
 }
 
 /// An open file: what a lock belongs to.
-struct OpenFile {
+pub(super) struct OpenFile {
     id: u64,
     file: FileRef,
     options: OpenOptions,
@@ -57,14 +56,6 @@ impl Drop for OpenFile {
 
 /// An open file under way between cores. It has to be `Send`, so it only names the file.
 pub(crate) struct SharedSimFile(u64);
-
-thread_local! {
-    /// Files named by a [`SharedSimFile`]. A simulation lives in one thread, and so do its messages.
-    static SHARED: std::cell::RefCell<std::collections::BTreeMap<u64, Rc<OpenFile>>> = const {
-        std::cell::RefCell::new(std::collections::BTreeMap::new())
-    };
-    static NEXT_SHARED: Cell<u64> = const { Cell::new(0) };
-}
 
 impl SimCore {
     /// An operation on names.
@@ -115,11 +106,9 @@ impl SimCore {
     }
 
     pub(crate) fn attach(&self, shared: SharedSimFile) -> SimFile {
-        let open = SHARED
-            .with_borrow_mut(|files| files.remove(&shared.0))
-            .expect("a file is attached once");
+        let open = self.world.shared_files.borrow_mut().remove(&shared.0);
         SimFile {
-            open,
+            open: open.expect("a file is attached once"),
             core: self.clone(),
         }
     }
@@ -358,8 +347,9 @@ impl SimFile {
     }
 
     pub(crate) fn share(&self) -> SharedSimFile {
-        let id = NEXT_SHARED.replace(NEXT_SHARED.get() + 1);
-        SHARED.with_borrow_mut(|files| files.insert(id, self.open.clone()));
+        let id = self.core.world.random();
+        let open = self.open.clone();
+        self.core.world.shared_files.borrow_mut().insert(id, open);
         SharedSimFile(id)
     }
 

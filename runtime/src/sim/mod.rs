@@ -8,13 +8,15 @@ mod disk;
 mod file;
 mod net;
 mod schedule;
+mod stream;
 mod world;
 
 pub(crate) use self::core::SimCore;
 pub(crate) use self::file::{SharedSimFile, SimFile};
-pub(crate) use self::net::{SimListener, SimRecvBuf, SimStream};
+pub(crate) use self::net::SimListener;
 pub(crate) use self::schedule::abort_node;
 pub use self::schedule::{NodeId, Simulation};
+pub(crate) use self::stream::{SimRecvBuf, SimStream};
 
 /// What a simulated disk writes as a whole, in bytes; O_DIRECT's alignment.
 pub(crate) const SECTOR: usize = 512;

@@ -356,6 +356,6 @@ impl Drop for Simulation {
     fn drop(&mut self) {
         let nodes = self.world.nodes.borrow().len();
         (0..nodes).for_each(|index| self.end(index, End::Kill));
-        self.world.clear_events(); // they hold the world
+        self.world.clear();
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::disk::Disk;
+use super::file::OpenFile;
 use super::net::NodeNet;
 use crate::core::Core;
 use crate::random;
@@ -23,6 +24,8 @@ pub(super) struct World {
     sequence: Cell<u64>,
     events: RefCell<BTreeMap<(u64, u64), Event>>,
     pub(super) nodes: RefCell<Vec<Rc<Node>>>,
+    /// Open files on their way between cores.
+    pub(super) shared_files: RefCell<BTreeMap<u64, Rc<OpenFile>>>,
 }
 
 /// A machine: its disk and address outlive its processes.
@@ -45,6 +48,7 @@ impl World {
             sequence: Cell::new(0),
             events: RefCell::default(),
             nodes: RefCell::default(),
+            shared_files: RefCell::default(),
         })
     }
 
@@ -118,12 +122,14 @@ impl World {
         Some(event)
     }
 
-    /// Drops all events; their destructors may make new ones, which go as well.
-    pub(super) fn clear_events(&self) {
+    /// Drops what holds the world itself. First all events; their destructors may make new ones, which go as well.
+    pub(super) fn clear(&self) {
         while !self.events.borrow().is_empty() {
             let events = self.events.take();
             drop(events);
         }
+        let files = self.shared_files.take();
+        drop(files);
     }
 }
 

@@ -14,23 +14,16 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use io_uring::types::CancelBuilder;
+use io_uring::{EnterFlags, cqueue, opcode, squeue, types};
 
 use super::bufring::BufRing;
+use super::op::Op;
+use super::queue::{EVENT, IGNORED, Queue, SENT, WOKEN};
+use super::setup;
 use super::slots::{After, Completion, Key, Leaves, Slots};
-use super::{op::Op, setup};
 use crate::stats::{CoreStats, Counters};
 use crate::wake::CoreWake;
-
-/// User data of what nobody waits for.
-const IGNORED: u64 = u64::MAX;
-/// A wake from another core's ring.
-const WOKEN: u64 = u64::MAX - 1;
-/// The eventfd is readable: a wake from a thread without a ring.
-const EVENT: u64 = u64::MAX - 2;
-/// A wake that we sent (and that failed, or this would not come): the low 32 bits are the target core.
-const SENT: u64 = 0xFFFF_FFFE << 32;
 
 /// Rounds of reaping in one turn: a kernel with deferred work gives some 20 completions a round.
 const REAP_ROUNDS_MAX: usize = 16;
@@ -54,21 +47,11 @@ pub(crate) enum Wait {
 
 pub(crate) struct Driver {
     // The order matters when dropping: the ring goes before the memory it receives into.
-    inner: RefCell<Inner>,
+    inner: RefCell<Queue>,
     bufs: Option<BufRing>,
     closed: Cell<bool>,
     wake: Arc<CoreWake>,
     pub(crate) counters: Rc<Counters>,
-}
-
-struct Inner {
-    ring: IoUring,
-    slots: Slots,
-    /// Entries that did not fit into the submission queue; they go before newer ones.
-    backlog: VecDeque<squeue::Entry>,
-    after: Vec<After>,
-    skip_success: squeue::Flags,
-    wait_flags: EnterFlags,
 }
 
 impl Driver {
@@ -101,7 +84,7 @@ impl Driver {
         );
         wake.set_ring(ring.as_raw_fd());
         let driver = Rc::new(Driver {
-            inner: RefCell::new(Inner {
+            inner: RefCell::new(Queue {
                 ring,
                 slots: Slots::default(),
                 backlog: VecDeque::new(),
@@ -153,13 +136,19 @@ impl Driver {
         Op::new(self.clone(), key, resources)
     }
 
-    /// As [`Driver::start`] for an operation that completes many times.
-    pub(crate) fn start_multi(&self, leaves: Leaves, entry: squeue::Entry) -> Option<Key> {
+    /// As [`Driver::start`] for an operation that completes many times. With more than `untaken_max` results that nobody
+    /// has taken it is canceled.
+    pub(crate) fn start_multi(
+        &self,
+        leaves: Leaves,
+        untaken_max: usize,
+        entry: squeue::Entry,
+    ) -> Option<Key> {
         if self.closed.get() {
             return None;
         }
         let mut inner = self.inner.borrow_mut();
-        let key = inner.slots.insert_multi(leaves);
+        let key = inner.slots.insert_multi(leaves, untaken_max);
         inner.push(entry.user_data(key.user_data()), &self.counters);
         Some(key)
     }
@@ -170,10 +159,6 @@ impl Driver {
 
     pub(crate) fn poll_multi(&self, key: Key, waker: &Waker) -> Option<Result<Completion, ()>> {
         self.inner.borrow_mut().slots.poll_multi(key, waker)
-    }
-
-    pub(crate) fn queued(&self, key: Key) -> usize {
-        self.inner.borrow().slots.queued(key)
     }
 
     /// The owner of the operation is gone; see [`Slots::orphan`]. `cancel` asks the kernel to end it early.
@@ -189,11 +174,6 @@ impl Driver {
         for completion in done {
             self.clean_up(leaves, completion);
         }
-    }
-
-    /// Asks the kernel to end an operation; its completion still comes.
-    pub(crate) fn cancel(&self, key: Key) {
-        self.inner.borrow_mut().push_cancel(key, &self.counters);
     }
 
     fn clean_up(&self, leaves: Leaves, completion: Completion) {
@@ -324,146 +304,5 @@ impl Driver {
                 &|_| (),
             );
         }
-    }
-}
-
-impl Inner {
-    fn push(&mut self, entry: squeue::Entry, counters: &Counters) {
-        if self.backlog.is_empty() && self.try_push(&entry) {
-            return;
-        }
-        self.backlog.push_back(entry);
-        self.submit_full(counters);
-    }
-
-    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: every entry's memory stays valid until its completion: that is the driver's first invariant, kept by
-        // `start` (resources live in the Op or its slot) and trivially true for the driver's own entries.
-        unsafe { self.ring.submission().push(entry) }.is_ok()
-    }
-
-    fn push_cancel(&mut self, key: Key, counters: &Counters) {
-        let entry = opcode::AsyncCancel::new(key.user_data())
-            .build()
-            .user_data(IGNORED);
-        self.push(entry, counters);
-    }
-
-    /// Moves the backlog into the queue as far as it fits.
-    fn fill(&mut self, counters: &Counters) {
-        while !self.backlog.is_empty() {
-            while let Some(entry) = self.backlog.pop_front() {
-                if !self.try_push(&entry) {
-                    self.backlog.push_front(entry);
-                    break;
-                }
-            }
-            if self.backlog.is_empty() || !self.submit_full(counters) {
-                return;
-            }
-        }
-    }
-
-    /// Hands a full queue to the kernel in the middle of a turn; false if it takes nothing now.
-    fn submit_full(&mut self, counters: &Counters) -> bool {
-        let queued = self.ring.submission().len() as u32;
-        counters.enters.add(1);
-        // SAFETY: no argument; the flags ask for nothing but the submission.
-        match unsafe { self.ring.submitter().enter::<()>(queued, 0, 0, None) } {
-            Ok(submitted) => {
-                counters.submissions.add(submitted as u64);
-                submitted > 0
-            }
-            Err(error) => {
-                tolerate(&error);
-                false
-            }
-        }
-    }
-
-    fn wants_enter(&mut self) -> bool {
-        let queue = self.ring.submission();
-        !queue.is_empty() || queue.taskrun() || queue.cq_overflow() || !self.backlog.is_empty()
-    }
-
-    fn enter(&mut self, wait: Wait, counters: &Counters) {
-        // Completions that are there already (without deferred work they come unasked) are not to be slept over.
-        let waits = !matches!(wait, Wait::No) && self.ring.completion().is_empty();
-        if !waits && !self.wants_enter() {
-            return;
-        }
-        let timeout = match wait {
-            Wait::AtMost(timeout) => Some(timeout),
-            Wait::No | Wait::Forever => None,
-        };
-        let queued = self.ring.submission().len() as u32;
-        let timespec = Timespec::from(timeout.unwrap_or_default());
-        let mut args = SubmitArgs::new();
-        if timeout.is_some() {
-            args = args.timespec(&timespec);
-        }
-        counters.enters.add(1);
-        if waits {
-            counters.sleeps.add(1);
-        }
-        let result = if waits {
-            // SAFETY: `args` and the timespec it points to are alive; EXT_ARG says that this is what the argument is.
-            unsafe {
-                self.ring
-                    .submitter()
-                    .enter(queued, 1, self.wait_flags.bits(), Some(&args))
-            }
-        } else {
-            // SAFETY: no argument. GETEVENTS makes the kernel do the deferred work.
-            unsafe {
-                self.ring
-                    .submitter()
-                    .enter::<()>(queued, 0, EnterFlags::GETEVENTS.bits(), None)
-            }
-        };
-        match result {
-            Ok(submitted) => counters.submissions.add(submitted as u64),
-            Err(error) => tolerate(&error),
-        }
-    }
-
-    /// Enters all completions into the slots; `after` then says what to do. Returns cores whose wake failed.
-    fn reap(&mut self, counters: &Counters, wake: &CoreWake, rewatch: &mut bool) -> Vec<usize> {
-        let Inner {
-            ring, slots, after, ..
-        } = self;
-        let mut failed = Vec::new();
-        let mut reaped = 0;
-        for entry in ring.completion() {
-            reaped += 1;
-            let more = cqueue::more(entry.flags());
-            if let Some(key) = Key::from_user_data(entry.user_data()) {
-                let completion = Completion {
-                    result: entry.result(),
-                    flags: entry.flags(),
-                };
-                after.push(slots.complete(key, completion, more));
-                continue;
-            }
-            match entry.user_data() {
-                IGNORED | WOKEN => (),
-                EVENT => {
-                    wake.clear_event();
-                    *rewatch |= !more && entry.result() >= 0;
-                }
-                sent if entry.result() < 0 => failed.push(sent as u32 as usize),
-                _ => (),
-            }
-        }
-        counters.completions.add(reaped);
-        failed
-    }
-}
-
-/// Errors of entering that only mean "later": a signal, the timeout, no memory now, a full completion queue.
-fn tolerate(error: &io::Error) {
-    match error.raw_os_error() {
-        Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY) => (),
-        _ => crate::node::die(&format!("io_uring_enter failed: {error}")),
     }
 }

@@ -26,8 +26,6 @@ const UNCLAIMED_MAX: usize = 64;
 pub(crate) struct UringListener {
     fd: Rc<Fd>,
     accept: Cell<Option<Key>>,
-    /// A cancel was sent because too many are unclaimed.
-    paused: Cell<bool>,
 }
 
 impl UringListener {
@@ -54,7 +52,6 @@ impl UringListener {
         Ok(UringListener {
             fd: Fd::new(fd, driver.clone(), false),
             accept: Cell::new(None),
-            paused: Cell::new(false),
         })
     }
 
@@ -75,11 +72,10 @@ impl UringListener {
                     let entry = opcode::AcceptMulti::new(self.fd.target())
                         .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
                         .build();
-                    let Some(key) = driver.start_multi(Leaves::Descriptor, entry) else {
+                    let Some(key) = driver.start_multi(Leaves::Descriptor, UNCLAIMED_MAX, entry) else {
                         return Poll::Ready(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
                     };
                     self.accept.set(Some(key));
-                    self.paused.set(false);
                     key
                 }
             };
@@ -93,8 +89,6 @@ impl UringListener {
             };
             if !cqueue::more(completion.flags) {
                 self.end(key);
-            } else if driver.queued(key) > UNCLAIMED_MAX && !self.paused.replace(true) {
-                driver.cancel(key);
             }
             match completion.value() {
                 Ok(fd) => return Poll::Ready(Ok(UringStream::new(fd as i32, driver.clone()))),

@@ -60,6 +60,8 @@ enum State {
         queue: VecDeque<Completion>,
         waker: Option<Waker>,
         ended: bool,
+        /// Results that may wait to be taken; `None` once it was canceled for having more.
+        untaken_max: Option<usize>,
     },
 }
 
@@ -77,6 +79,7 @@ pub(super) struct Slots {
     generation: u32,
     pending: usize,
     orphans: usize,
+    overfull: Vec<Key>,
 }
 
 impl Slots {
@@ -93,7 +96,7 @@ impl Slots {
         self.insert(leaves, State::Pending(None))
     }
 
-    pub(super) fn insert_multi(&mut self, leaves: Leaves) -> Key {
+    pub(super) fn insert_multi(&mut self, leaves: Leaves, untaken_max: usize) -> Key {
         self.pending += 1;
         self.insert(
             leaves,
@@ -101,6 +104,7 @@ impl Slots {
                 queue: VecDeque::new(),
                 waker: None,
                 ended: false,
+                untaken_max: Some(untaken_max),
             },
         )
     }
@@ -142,6 +146,7 @@ impl Slots {
                 queue,
                 waker: old,
                 ended,
+                ..
             } => match queue.pop_front() {
                 Some(completion) => Some(Ok(completion)),
                 None if *ended => Some(Err(())),
@@ -154,12 +159,9 @@ impl Slots {
         }
     }
 
-    /// Results of a multishot operation that nobody has taken yet.
-    pub(super) fn queued(&self, key: Key) -> usize {
-        match &self.slots[key.index()].state {
-            State::Multi { queue, .. } => queue.len(),
-            _ => 0,
-        }
+    /// A multishot operation that has to be canceled because its results are not taken. Once for each.
+    pub(super) fn pop_overfull(&mut self) -> Option<Key> {
+        self.overfull.pop()
     }
 
     pub(super) fn complete(&mut self, key: Key, completion: Completion, more: bool) -> After {
@@ -176,12 +178,16 @@ impl Slots {
                 queue,
                 waker,
                 ended,
+                untaken_max,
             } => {
                 queue.push_back(completion);
                 let waker = waker.take();
                 if !more {
                     *ended = true;
                     self.pending -= 1;
+                } else if untaken_max.is_some_and(|max| queue.len() > max) {
+                    *untaken_max = None;
+                    self.overfull.push(key);
                 }
                 waker.map_or(After::Nothing, After::Wake)
             }
@@ -249,5 +255,76 @@ fn remember(old: &mut Option<Waker>, waker: &Waker) {
     match old {
         Some(old) => old.clone_from(waker),
         None => *old = Some(waker.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    const OK: Completion = Completion {
+        result: 7,
+        flags: 0,
+    };
+
+    #[test]
+    fn a_slot_is_used_again_with_another_key() {
+        let mut slots = Slots::default();
+        let first = slots.insert_single(Leaves::Nothing);
+        assert!(slots.poll_single(first, Waker::noop()).is_none());
+        assert!(matches!(slots.complete(first, OK, false), After::Wake(_)));
+        assert_eq!(slots.poll_single(first, Waker::noop()).unwrap().result, 7);
+        let second = slots.insert_single(Leaves::Nothing);
+        assert_eq!(first.index(), second.index());
+        assert_ne!(first, second);
+        assert_eq!(Key::from_user_data(second.user_data()), Some(second));
+        assert_eq!(slots.pending(), 1);
+    }
+
+    #[test]
+    fn an_orphan_keeps_its_resources_until_its_own_completion() {
+        let mut slots = Slots::default();
+        let resource = Rc::new(());
+        let key = slots.insert_single(Leaves::RecvBuffer);
+        let (in_kernel, ..) = slots.orphan(key, || Box::new(resource.clone()));
+        assert!(in_kernel);
+        assert_eq!((slots.orphans(), Rc::strong_count(&resource)), (1, 2));
+        match slots.complete(key, OK, false) {
+            After::Discard(Leaves::RecvBuffer, completion, Some(kept)) => {
+                assert_eq!(completion.result, 7);
+                drop(kept);
+            }
+            _ => panic!("an orphan's completion is to be cleaned up"),
+        }
+        assert_eq!((slots.orphans(), slots.pending()), (0, 0));
+        assert_eq!(Rc::strong_count(&resource), 1);
+    }
+
+    #[test]
+    fn a_dropped_future_of_a_finished_operation_gives_its_result_to_clean_up() {
+        let mut slots = Slots::default();
+        let key = slots.insert_single(Leaves::Descriptor);
+        assert!(matches!(slots.complete(key, OK, false), After::Nothing));
+        let (in_kernel, leaves, done) = slots.orphan(key, || unreachable!("it is over"));
+        assert!(!in_kernel);
+        assert_eq!((leaves, done.len()), (Leaves::Descriptor, 1));
+    }
+
+    #[test]
+    fn a_multishot_operation_that_nobody_empties_is_canceled_once() {
+        let mut slots = Slots::default();
+        let key = slots.insert_multi(Leaves::Descriptor, 2);
+        for _ in 0..10 {
+            slots.complete(key, OK, true);
+        }
+        assert_eq!(slots.pop_overfull(), Some(key));
+        assert_eq!(slots.pop_overfull(), None);
+        slots.complete(key, OK, false);
+        for _ in 0..11 {
+            assert!(matches!(slots.poll_multi(key, Waker::noop()), Some(Ok(_))));
+        }
+        assert!(matches!(slots.poll_multi(key, Waker::noop()), Some(Err(()))));
+        assert_eq!(slots.pending(), 0);
     }
 }
