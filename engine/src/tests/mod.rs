@@ -2,6 +2,7 @@
 
 mod basics;
 mod crash;
+mod features;
 mod kit;
 mod model;
 mod simulated;
