@@ -370,6 +370,12 @@ impl Engine {
         .await
     }
 
+    /// What this core's shards wait for.
+    #[cfg(test)]
+    pub fn state(&self) -> String {
+        self.0.node.state()
+    }
+
     /// Numbers of this core's shards.
     pub fn stats(&self) -> ShardStats {
         self.0.node.stats()

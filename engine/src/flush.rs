@@ -77,7 +77,8 @@ async fn pause(shard: &Shard) {
 pub(crate) async fn keep_spare(shard: Rc<Shard>) {
     loop {
         shard.spare_wanted.notified().await;
-        while shard.log.borrow().spare.len() < SPARES && !shard.closing.get() {
+        // Also while it closes: the committer may need a file for what was accepted.
+        while shard.log.borrow().spare.len() < SPARES && !shard.committed.get() {
             let (index, size) = {
                 let mut log = shard.log.borrow_mut();
                 (log.take_index(), log.next_size(shard.wal_file_bytes))
@@ -224,7 +225,8 @@ impl Shard {
                 return;
             }
             if left.iter().any(is_left) {
-                self.progress.notified().await;
+                // A parked partition cannot be carried now, and nothing else may become durable meanwhile.
+                let _ = timeout(RETRY, self.progress.notified()).await;
             }
         }
     }

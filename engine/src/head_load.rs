@@ -184,6 +184,7 @@ impl Shard {
         inner.next_offset = inner.durable;
         let durable = inner.durable;
         inner.producers.truncate_to(durable);
+        inner.epochs.truncate_end(durable);
         while inner.segments.last().is_some_and(|segment| {
             segment.base >= durable && segment.length > 0 && segment.durable == 0
         }) {

@@ -193,7 +193,9 @@ impl BackgroundTime {
             return Some(BACKGROUND_SLICE_NS);
         };
         self.credit_ns += (clients_ns / BACKGROUND_FRACTION) as i64;
-        u64::try_from(self.credit_ns).ok().filter(|credit| *credit > 0)
+        u64::try_from(self.credit_ns)
+            .ok()
+            .filter(|credit| *credit > 0)
     }
 
     fn spent(&mut self, ns: u64) {
@@ -316,7 +318,11 @@ mod tests {
         let mut time = BackgroundTime::default();
         assert_eq!(time.budget(None), Some(BACKGROUND_SLICE_NS));
         time.spent(3 * BACKGROUND_SLICE_NS);
-        assert_eq!(time.budget(None), Some(BACKGROUND_SLICE_NS), "nobody was kept waiting");
+        assert_eq!(
+            time.budget(None),
+            Some(BACKGROUND_SLICE_NS),
+            "nobody was kept waiting"
+        );
         time.spent(0);
 
         // Polls much longer than the turns of the clients: the sum is what counts.
@@ -329,6 +335,9 @@ mod tests {
             }
         }
         let share = background as f64 / clients as f64;
-        assert!((0.12..0.13).contains(&share), "one part in {BACKGROUND_FRACTION}, not {share}");
+        assert!(
+            (0.12..0.13).contains(&share),
+            "one part in {BACKGROUND_FRACTION}, not {share}"
+        );
     }
 }

@@ -298,3 +298,21 @@ fn files_go_to_other_cores() {
     )
     .unwrap();
 }
+
+#[test]
+fn a_core_that_ends_has_closed_its_files() {
+    let dir = dir();
+    let paths: Vec<_> = (0..64)
+        .map(|index| dir.path().join(index.to_string()))
+        .collect();
+    for _ in 0..20 {
+        let paths = &paths;
+        block_on(async move {
+            // Many at once, so that some closes still wait for a worker of the kernel when the core ends.
+            for path in paths {
+                let file = File::open(path, OpenOptions::CREATE).await.unwrap();
+                assert!(file.lock_exclusive().unwrap(), "the core before holds it");
+            }
+        });
+    }
+}

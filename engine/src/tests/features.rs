@@ -279,6 +279,7 @@ fn the_oldest_segments_go_and_their_files_with_them() {
         engine.shutdown().await;
     });
     with_engine(&config, |engine| async move {
+        engine.configure(vec![(partition(0), test_config())]).await;
         assert_eq!(read_tags(&engine, partition(0), 100, 1000).await, [100]);
         while files() > 4 {
             trireme_runtime::sleep(Duration::from_millis(5)).await;

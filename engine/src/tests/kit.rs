@@ -11,6 +11,9 @@ use crate::batch::{BatchHeader, Batches, Codec, Limits, validate};
 use crate::data_dir::DataDir;
 use crate::records::{BatchBuilder, NewRecord, Producer, RecordLimits, Records};
 
+/// A life that takes longer says what it waits for.
+const STALLED_AFTER: std::time::Duration = std::time::Duration::from_secs(90);
+
 pub fn partition(index: u32) -> PartitionRef {
     PartitionRef {
         id: PartitionId {
@@ -54,15 +57,7 @@ pub fn try_with_engine<T, Fut: Future<Output = T>>(
             ..NodeConfig::default()
         },
         async move {
-            let dir = loop {
-                // Files are closed asynchronously, that of the engine before included.
-                match DataDir::open(&config).await {
-                    Err(OpenError::Locked) => {
-                        trireme_runtime::sleep(std::time::Duration::from_millis(5)).await
-                    }
-                    other => break other?,
-                }
-            };
+            let dir = DataDir::open(&config).await?;
             let mail = service(1).pop().expect("one");
             let engine = Engine::open(
                 EngineConfig {
@@ -74,10 +69,15 @@ pub fn try_with_engine<T, Fut: Future<Output = T>>(
                 mail,
             )
             .await?;
+            let stalled = {
+                let engine = engine.clone();
+                trireme_runtime::spawn(async move {
+                    trireme_runtime::sleep(STALLED_AFTER).await;
+                    eprintln!("still running after {STALLED_AFTER:?}: {}", engine.state());
+                })
+            };
             let result = body(engine).await;
-            drop(dir);
-            // Closing a file takes a turn of the ring.
-            trireme_runtime::sleep(std::time::Duration::from_millis(20)).await;
+            drop((dir, stalled));
             Ok(result)
         },
     )

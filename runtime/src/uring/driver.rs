@@ -19,7 +19,7 @@ use io_uring::{EnterFlags, cqueue, opcode, squeue, types};
 
 use super::bufring::BufRing;
 use super::op::Op;
-use super::queue::{EVENT, IGNORED, Queue, SENT, WOKEN};
+use super::queue::{CLOSED, EVENT, IGNORED, Queue, SENT, WOKEN};
 use super::setup;
 use super::slots::{After, Completion, Key, Leaves, Slots};
 use crate::stats::{CoreStats, Counters};
@@ -89,6 +89,7 @@ impl Driver {
                 slots: Slots::default(),
                 backlog: VecDeque::new(),
                 after: Vec::new(),
+                closing: 0,
                 skip_success,
                 wait_flags,
             }),
@@ -201,14 +202,15 @@ impl Driver {
             return;
         }
         let mut inner = self.inner.borrow_mut();
-        let mut flags = inner.skip_success;
-        if slow {
-            flags |= squeue::Flags::ASYNC;
-        }
+        let (flags, data) = match slow {
+            true => (squeue::Flags::ASYNC, CLOSED | fd as u64),
+            false => (inner.skip_success, IGNORED),
+        };
+        inner.closing += usize::from(slow);
         let entry = opcode::Close::new(types::Fd(fd))
             .build()
             .flags(flags)
-            .user_data(IGNORED);
+            .user_data(data);
         inner.push(entry, &self.counters);
     }
 
@@ -284,7 +286,7 @@ impl Driver {
             let (pending, queued) = {
                 let mut inner = self.inner.borrow_mut();
                 let queued = inner.backlog.len() + inner.ring.submission().len();
-                (inner.slots.pending(), queued)
+                (inner.slots.pending() + inner.closing, queued)
             };
             if pending == 0 && queued == 0 {
                 return;

@@ -72,7 +72,8 @@ impl UringListener {
                     let entry = opcode::AcceptMulti::new(self.fd.target())
                         .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
                         .build();
-                    let Some(key) = driver.start_multi(Leaves::Descriptor, UNCLAIMED_MAX, entry) else {
+                    let Some(key) = driver.start_multi(Leaves::Descriptor, UNCLAIMED_MAX, entry)
+                    else {
                         return Poll::Ready(Err(io::Error::from_raw_os_error(libc::ECANCELED)));
                     };
                     self.accept.set(Some(key));

@@ -20,12 +20,17 @@ pub(super) const EVENT: u64 = u64::MAX - 2;
 /// A wake that we sent (and that failed, or this would not come): the low 32 bits are the target core.
 pub(super) const SENT: u64 = 0xFFFF_FFFE << 32;
 
+/// A close that a worker of the kernel does: the low 32 bits are the descriptor.
+pub(super) const CLOSED: u64 = 0xFFFF_FFFD << 32;
+
 pub(super) struct Queue {
     pub(super) ring: IoUring,
     pub(super) slots: Slots,
     /// Entries that did not fit into the submission queue; they go before newer ones.
     pub(super) backlog: VecDeque<squeue::Entry>,
     pub(super) after: Vec<After>,
+    /// Closes that workers of the kernel have not finished.
+    pub(super) closing: usize,
     pub(super) skip_success: squeue::Flags,
     pub(super) wait_flags: EnterFlags,
 }
@@ -131,9 +136,18 @@ impl Queue {
     }
 
     /// Enters all completions into the slots; `after` then says what to do. Returns cores whose wake failed.
-    pub(super) fn reap(&mut self, counters: &Counters, wake: &CoreWake, rewatch: &mut bool) -> Vec<usize> {
+    pub(super) fn reap(
+        &mut self,
+        counters: &Counters,
+        wake: &CoreWake,
+        rewatch: &mut bool,
+    ) -> Vec<usize> {
         let Queue {
-            ring, slots, after, ..
+            ring,
+            slots,
+            after,
+            closing,
+            ..
         } = self;
         let mut failed = Vec::new();
         let mut reaped = 0;
@@ -153,6 +167,14 @@ impl Queue {
                 EVENT => {
                     wake.clear_event();
                     *rewatch |= !more && entry.result() >= 0;
+                }
+                closed if closed >> 32 == CLOSED >> 32 => {
+                    *closing -= 1;
+                    if entry.result() == -libc::ECANCELED {
+                        // The core ends, and took its queued closes along with everything else it had in the kernel.
+                        // SAFETY: the descriptor was given up to the close that did not happen.
+                        unsafe { libc::close(closed as i32) };
+                    }
                 }
                 sent if entry.result() < 0 => failed.push(sent as u32 as usize),
                 _ => (),

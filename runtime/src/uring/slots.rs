@@ -324,7 +324,10 @@ mod tests {
         for _ in 0..11 {
             assert!(matches!(slots.poll_multi(key, Waker::noop()), Some(Ok(_))));
         }
-        assert!(matches!(slots.poll_multi(key, Waker::noop()), Some(Err(()))));
+        assert!(matches!(
+            slots.poll_multi(key, Waker::noop()),
+            Some(Err(()))
+        ));
         assert_eq!(slots.pending(), 0);
     }
 }

@@ -46,13 +46,7 @@ fn with_engine<T, Fut: Future<Output = T>>(
         ..NodeConfig::default()
     };
     block_on_with(node, async move {
-        let dir = loop {
-            // The engine before closes its files asynchronously.
-            match DataDir::open(&config).await {
-                Err(OpenError::Locked) => sleep(Duration::from_millis(5)).await,
-                other => break other.expect("a data directory"),
-            }
-        };
+        let dir = DataDir::open(&config).await.expect("a data directory");
         let mail = service(1).pop().expect("one core");
         let engine = Engine::open(
             EngineConfig {

@@ -25,7 +25,8 @@ async fn handle(
     for topic in &request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
-            let known = cluster::find_readable(&image, topic.name.as_str(), asked.partition_index).is_some();
+            let known = cluster::find_readable(&image, topic.name.as_str(), asked.partition_index)
+                .is_some();
             let refusal = match &asked.replicas {
                 _ if !known => Some((
                     ErrorCode::UnknownTopicOrPartition,

@@ -173,8 +173,15 @@ impl Effects {
         if count == 0 {
             return None;
         }
-        let last: BTreeMap<_, _> = self.batch.drain(..count).map(|m| (m.key, m.value)).collect();
-        let batch = last.into_iter().map(|(key, value)| Mutation { key, value }).collect();
+        let last: BTreeMap<_, _> = self
+            .batch
+            .drain(..count)
+            .map(|m| (m.key, m.value))
+            .collect();
+        let batch = last
+            .into_iter()
+            .map(|(key, value)| Mutation { key, value })
+            .collect();
         Some((self.sequence - self.batch.len() as u64, batch))
     }
 

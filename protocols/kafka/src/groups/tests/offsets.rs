@@ -238,7 +238,9 @@ fn of_many_commits_in_a_batch_only_the_last_is_written() {
     for offset in 0..100 {
         world.token += 1;
         let request = world.commit_request("", -1, &[("t", 0, offset), ("t", 1, -offset)]);
-        world.coordinator.handle(world.token, request, world.now, [0; 16]);
+        world
+            .coordinator
+            .handle(world.token, request, world.now, [0; 16]);
     }
     let (number, mutations) = world.coordinator.take_batch(1 << 20).expect("mutations");
     assert_eq!(mutations.len(), 2);
