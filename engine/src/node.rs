@@ -304,7 +304,7 @@ impl Node {
     }
 
     /// Splits items by shard, has each shard answer its own, and puts the answers in order.
-    async fn by_shard<T, E: Clone, Fut>(
+    async fn by_shard<T, E, Fut>(
         &self,
         items: Vec<T>,
         shard_of: impl Fn(&T) -> u16,
@@ -313,7 +313,7 @@ impl Node {
     ) -> Vec<Result<(), E>>
     where
         T: 'static,
-        E: 'static,
+        E: Clone + 'static,
         Fut: Future<Output = Vec<Result<(), E>>> + 'static,
     {
         let mut results: Vec<Result<(), E>> = items.iter().map(|_| Err(unknown.clone())).collect();

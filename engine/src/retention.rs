@@ -211,18 +211,20 @@ impl Shard {
             }
         };
         loop {
-            let state = partition.state.borrow();
-            let Some(first) = state.segments.first().filter(|first| first.base == base) else {
-                return false;
-            };
             // At shutdown what is left stays for the next start: the last checkpoint lists it.
             if partition.gone.get() || self.closing.get() {
                 return false;
             }
-            if !(first.busy || first.placing || first.preparing || first.lease.is_shared()) {
+            let in_use = {
+                let inner = partition.state.borrow();
+                let Some(first) = inner.segments.first().filter(|first| first.base == base) else {
+                    return false;
+                };
+                first.busy || first.placing || first.preparing || first.lease.is_shared()
+            };
+            if !in_use {
                 break;
             }
-            drop(state);
             sleep(LEASE_POLL).await;
         }
         if let Some(first) = partition.state.borrow_mut().segment_mut(base) {

@@ -82,35 +82,6 @@ impl Tail {
         capacity
     }
 
-    /// Drops everything at or behind `position` of `segment` and all later segments; memory that was freed. The chunk that
-    /// holds the cut is copied, since readers may have its bytes.
-    pub fn truncate(&mut self, segment: Offset, position: u64) -> u64 {
-        let before = self.capacity();
-        while let Some(last) = self.chunks.back() {
-            if (last.segment, last.start) >= (segment, position) {
-                self.chunks.pop_back();
-                continue;
-            }
-            if last.segment == segment && last.end() > position {
-                let last = self.chunks.pop_back().expect("just seen");
-                let mut chunk = Chunk::with_capacity(last.capacity());
-                chunk.append(&last.chunk.as_slice()[..(position - last.start) as usize]);
-                let marks = last
-                    .marks
-                    .into_iter()
-                    .filter(|mark| mark.1 < position)
-                    .collect();
-                self.chunks.push_back(TailChunk {
-                    chunk,
-                    marks,
-                    ..last
-                });
-            }
-            break;
-        }
-        before - self.capacity().min(before)
-    }
-
     /// Appends bytes of `segment` at `position`, which is its end in memory (or anywhere, where it has no bytes here yet).
     /// Returns the memory that was taken for it.
     pub fn append(
@@ -393,18 +364,5 @@ mod tests {
             assert!(offset - base < 10 * 40, "too far: {base} for {offset}");
         }
         assert_eq!(tail.floor_position(0, 99_999).map(|at| at % 1000), Some(0));
-    }
-
-    #[test]
-    fn truncation_keeps_the_bytes_before_it() {
-        let mut tail = Tail::default();
-        let all = bytes(50_000, 3);
-        tail.append(0, 0, &all, 1 << 20);
-        tail.append(700, 0, &all, 1 << 20);
-        tail.truncate(0, 33_333);
-        assert_eq!(collect(&tail, 0, 0, 33_333), &all[..33_333]);
-        assert!(!tail.holds(0, 33_333) && !tail.holds(700, 0));
-        tail.append(0, 33_333, &all[33_333..], 1 << 20);
-        assert_eq!(collect(&tail, 0, 0, 50_000), all);
     }
 }

@@ -34,11 +34,13 @@ const NODE_ID: i32 = 1;
 
 /// When the process began, for the time that a start took.
 #[derive(Clone, Copy)]
+#[allow(clippy::disallowed_types, reason = "before the runtime's clock exists")]
 pub struct Started(std::time::Instant);
 
 impl Started {
     #[allow(
         clippy::disallowed_methods,
+        clippy::disallowed_types,
         reason = "before the runtime's clock exists"
     )]
     pub fn now() -> Self {

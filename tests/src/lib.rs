@@ -3,5 +3,7 @@
 //! The end-to-end tests with real clients are programs around the broker's binary and start with `tests/run`; this crate holds the tests of the
 //! workspace itself, which `cargo test` runs.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 #[cfg(test)]
 mod layout;

@@ -320,7 +320,7 @@ pub fn probe_header(identity: &LogIdentity, bytes: &[u8]) -> Result<GroupHeader,
         return Err(GroupError::Elsewhere);
     }
     let content = raw.record_count.get() as usize * ENTRY_BYTES + raw.payload_len.get() as usize;
-    if raw.length.get() as usize % BLOCK != 0
+    if !(raw.length.get() as usize).is_multiple_of(BLOCK)
         || raw.record_count.get() == 0
         || raw.record_count.get() as usize * ENTRY_BYTES != raw.directory_len.get() as usize
         || table_end + content > raw.length.get() as usize

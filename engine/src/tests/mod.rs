@@ -1,5 +1,7 @@
 //! The live engine as a whole, on real files: what is acknowledged is there after every kind of end.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // around the engine, not in it
+
 mod basics;
 mod crash;
 mod features;

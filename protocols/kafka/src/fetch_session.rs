@@ -362,10 +362,10 @@ mod tests {
         }
     }
 
-    fn none() -> (
-        std::iter::Empty<(TopicKey, i32, FetchParameters)>,
-        std::iter::Empty<(TopicKey, i32)>,
-    ) {
+    type Changes = std::iter::Empty<(TopicKey, i32, FetchParameters)>;
+    type Forgotten = std::iter::Empty<(TopicKey, i32)>;
+
+    fn none() -> (Changes, Forgotten) {
         (std::iter::empty(), std::iter::empty())
     }
 

@@ -191,9 +191,12 @@ fn connection(
             for _ in 0..r.len()? {
                 let (partition, error) = (r.i32()?, r.i16()?);
                 ensure!(error == 0, "fetch of {topic}-{partition}: error {error}");
-                (r.i64()?, r.i64()?, r.i64()?);
+                r.i64()?;
+                r.i64()?;
+                r.i64()?;
                 for _ in 0..r.len()? {
-                    (r.i64()?, r.i64()?);
+                    r.i64()?;
+                    r.i64()?;
                 }
                 r.i32()?;
                 let mut records = r.bytes()?;

@@ -240,7 +240,9 @@ fn take_answers(
                     error == 0,
                     "produce to {topic:?}-{partition}: error {error}"
                 );
-                (r.i64()?, r.i64()?, r.i64()?);
+                r.i64()?;
+                r.i64()?;
+                r.i64()?;
             }
         }
         latency.saturating_record_n(now_ns.saturating_sub(request.due_ns), request.records);

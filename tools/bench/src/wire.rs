@@ -219,13 +219,18 @@ impl Admin {
         })?;
         r.i32()?;
         for _ in 0..r.len()? {
-            (r.i32()?, r.string()?, r.i32()?, r.string()?);
+            r.i32()?;
+            r.string()?;
+            r.i32()?;
+            r.string()?;
         }
-        (r.string()?, r.i32()?);
+        r.string()?;
+        r.i32()?;
         ensure!(r.len()? == 1, "no metadata for {name}");
         let error = r.i16()?;
         ensure!(error == 0, "topic {name}: error {error}");
-        (r.string()?, r.i8()?);
+        r.string()?;
+        r.i8()?;
         let count = r.len()?;
         if count == 0 {
             bail!("topic {name} has no partitions");

@@ -4,6 +4,9 @@
 //! Its view of the disk is the engine's own ([`trireme_engine::layout`], [`trireme_engine::recovery_scan`]): what recovery
 //! refuses, this finds, and the other way round.
 
+// A program of its own, with the kernel beneath it.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 pub mod dump;
 pub mod partition;
 pub mod plan;

@@ -1,5 +1,7 @@
 //! `trireme-fsck`: the program around the library.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // no core to stop, no simulator
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -2,17 +2,15 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 use trireme_engine::batch::Codec;
 use trireme_engine::records::{BatchBuilder, NewRecord, Producer};
 use trireme_engine::{
-    Ack, Append, DataDir, Engine, EngineConfig, OpenError, PartitionConfig, PartitionId,
-    PartitionRef, TopicId,
+    Ack, Append, DataDir, Engine, EngineConfig, PartitionConfig, PartitionId, PartitionRef, TopicId,
 };
 use trireme_fsck::{Directory, Options, Report, Verdict, torture::torture, verify};
-use trireme_runtime::{NodeConfig, block_on_with, service, sleep};
+use trireme_runtime::{NodeConfig, block_on_with, service};
 
 const CODECS: [Codec; 5] = [
     Codec::None,

@@ -56,6 +56,7 @@ pub enum GroupMail {
 
 /// Answers to [`GroupMail`].
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // lives for a moment; a box would be an allocation per answer
 pub enum GroupMailReply {
     Done(GroupReply),
     /// The reply comes in a [`GroupMail::Answer`].

@@ -8,10 +8,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+type Partitions = Vec<(i32, Option<Vec<u8>>)>;
+
 #[derive(Default, Debug, PartialEq)]
 struct Seen {
     head: Option<(Option<String>, i16, i32)>,
-    topics: Vec<(String, Vec<(i32, Option<Vec<u8>>)>)>,
+    topics: Vec<(String, Partitions)>,
     announced: Vec<usize>,
 }
 
@@ -46,9 +48,9 @@ fn uuid(id: [u8; 16]) -> u128 {
     u128::from_be_bytes(id)
 }
 
-type Partitions = Vec<(i32, Option<Vec<u8>>)>;
+type Request = (Option<String>, i16, i32, Vec<(String, u128, Partitions)>);
 
-fn request() -> impl Strategy<Value = (Option<String>, i16, i32, Vec<(String, u128, Partitions)>)> {
+fn request() -> impl Strategy<Value = Request> {
     let records = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200));
     let partitions = proptest::collection::vec((any::<i32>(), records), 0..4);
     let topics = proptest::collection::vec(("[a-z]{1,20}", any::<u128>(), partitions), 0..4);

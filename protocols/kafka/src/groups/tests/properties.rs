@@ -256,14 +256,12 @@ impl Run {
                         );
                     }
                 }
-                GroupReply::Delete(result) => {
-                    if result.error_code == 0 {
-                        // The generation may begin again, and offsets are gone.
-                        self.told = Told {
-                            sent: std::mem::take(&mut self.told.sent),
-                            ..Told::default()
-                        };
-                    }
+                GroupReply::Delete(result) if result.error_code == 0 => {
+                    // The generation may begin again, and offsets are gone.
+                    self.told = Told {
+                        sent: std::mem::take(&mut self.told.sent),
+                        ..Told::default()
+                    };
                 }
                 _ => {}
             }
