@@ -171,8 +171,8 @@ impl Shard {
             if let Some(last) = inner.segments.last_mut() {
                 last.rolled = true;
                 if last.head_on_disk && last.flushed == last.length {
-                    // Cleanly shut and not touched since: its files are complete.
-                    (last.sealed, last.head_on_disk) = (true, false);
+                    // Cleanly shut and not touched since: nothing of it is to be flushed, only its sidecars are to be completed.
+                    last.head_on_disk = false;
                 }
                 self.rolled.borrow_mut().push_back(partition.clone());
                 self.flush.notify_one();

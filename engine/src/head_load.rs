@@ -1,6 +1,6 @@
-//! After a clean shutdown the partial last block of a segment, and of its sidecars, lie in files only. Before the first
-//! append behind them can be logged they are loaded, and the block's image is put into the log, since from then on its copy
-//! in the file may be overwritten and torn.
+//! After a clean shutdown the partial last block of a segment lies in its file only. Before the first append behind it can be
+//! logged it is loaded, and its image is put into the log, since from then on its copy in the file may be overwritten and
+//! torn. (Sidecars have no such block: what fills none stays in the checkpoint.)
 
 use std::rc::Rc;
 
@@ -11,9 +11,7 @@ use crate::api::{AppendError, ReadError};
 use crate::ids::Offset;
 use crate::layout::SUM_BLOCK;
 use crate::layout::entry::{Entry, RecordType};
-use crate::layout::sidecar::SidecarEntry;
 use crate::partition::{Partition, PartitionInner, Phase};
-use crate::segment::{Segment, Sidecar};
 use crate::shard::Shard;
 
 impl Shard {
@@ -61,12 +59,6 @@ impl Shard {
             }
             false => Vec::new(),
         };
-        self.open_sidecar(partition, base, |segment| &mut segment.sums)
-            .await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.index)
-            .await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.time_index)
-            .await?;
         if !block.is_empty() {
             let (done, durable) = oneshot();
             let entry = Entry {
@@ -102,18 +94,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes the sidecars' last blocks back into memory after a replayed block image: the block's own sum goes.
-    pub async fn reopen_sidecars(
-        &self,
-        partition: &Rc<Partition>,
-        base: Offset,
-    ) -> Result<(), ReadError> {
-        self.open_sidecar(partition, base, |segment| &mut segment.sums)
-            .await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.index)
-            .await?;
-        self.open_sidecar(partition, base, |segment| &mut segment.time_index)
-            .await?;
+    /// After a replayed block image: the sum of the block, which is written again, goes.
+    pub fn drop_head_sum(&self, partition: &Partition, base: Offset) {
         if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
             let blocks = segment.flushed / SUM_BLOCK as u64;
             let in_file = u64::from(segment.sums.in_file);
@@ -122,7 +104,6 @@ impl Shard {
                 .pending
                 .truncate(blocks.saturating_sub(in_file) as usize);
         }
-        Ok(())
     }
 
     async fn read_head(
@@ -137,37 +118,6 @@ impl Shard {
             .read_verified(partition, base, view, start, flushed)
             .await?;
         Ok(bytes.to_vec())
-    }
-
-    /// Takes the entries of a sidecar's last block back into memory: it will be written again.
-    async fn open_sidecar<E: SidecarEntry>(
-        &self,
-        partition: &Rc<Partition>,
-        base: Offset,
-        pick: fn(&mut Segment) -> &mut Sidecar<E>,
-    ) -> Result<(), ReadError> {
-        let in_file = {
-            let mut inner = partition.state.borrow_mut();
-            let Some(segment) = inner.segment_mut(base) else {
-                return Ok(());
-            };
-            pick(segment).in_file
-        };
-        if in_file == 0 {
-            return Ok(());
-        }
-        let per_block = E::PER_BLOCK as u32;
-        let block = (in_file - 1) / per_block;
-        let mut entries: Vec<E> = self.load_blocks(partition, base, block, 1).await?;
-        entries.truncate((in_file - block * per_block) as usize);
-        let mut inner = partition.state.borrow_mut();
-        if let Some(segment) = inner.segment_mut(base) {
-            let sidecar = pick(segment);
-            sidecar.in_file -= entries.len() as u32;
-            sidecar.pending.splice(0..0, entries);
-            segment.view = None;
-        }
-        Ok(())
     }
 
     /// What is pending can never be logged: refuse it, now and from now on.

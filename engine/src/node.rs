@@ -424,7 +424,7 @@ impl Shard {
                 .collect()
         };
         for base in open {
-            self.finish_files(partition, base).await?;
+            self.close_segment(partition, base).await?;
         }
         Ok(())
     }

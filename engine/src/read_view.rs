@@ -138,48 +138,21 @@ impl Shard {
             base_offset: base,
             file: E::FILE,
         });
-        let blocks = count.div_ceil(E::PER_BLOCK as u32);
-        self.load_blocks(partition, base, 0, blocks)
-            .await
-            .and_then(|entries: Vec<E>| {
-                if entries.len() >= count as usize {
-                    Ok(entries.into_iter().take(count as usize).collect())
-                } else {
-                    Err(ReadError::Damaged {
-                        file: path,
-                        position: file_len::<E>(entries.len()),
-                    })
-                }
-            })
-    }
-
-    /// The entries in `blocks` blocks of a sidecar file from block `first` on.
-    pub async fn load_blocks<E: SidecarEntry>(
-        &self,
-        partition: &Partition,
-        base: Offset,
-        first: u32,
-        blocks: u32,
-    ) -> Result<Vec<E>, ReadError> {
-        let path = self.path(DataPath::Segment {
-            partition: partition.id,
-            base_offset: base,
-            file: E::FILE,
-        });
         let damaged = |position: u64| ReadError::Damaged {
             file: path.clone(),
             position,
         };
-        let position = u64::from(first) * BLOCK as u64;
-        let len = blocks as usize * BLOCK;
-        let bytes = read_range(&path, position, len)
-            .await
-            .map_err(|_| damaged(position))?;
+        let len = (count as usize).div_ceil(E::PER_BLOCK) * BLOCK;
+        let bytes = read_range(&path, 0, len).await.map_err(|_| damaged(0))?;
         let mut entries = Vec::new();
-        for (block, bytes) in (first..).zip(bytes.chunks(BLOCK)) {
+        for (block, bytes) in (0..).zip(bytes.chunks(BLOCK)) {
             parse_block(partition.id, base, block, bytes, &mut entries)
                 .map_err(|_| damaged(u64::from(block) * BLOCK as u64))?;
         }
+        if entries.len() < count as usize {
+            return Err(damaged(file_len::<E>(entries.len())));
+        }
+        entries.truncate(count as usize);
         Ok(entries)
     }
 }

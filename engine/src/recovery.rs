@@ -515,14 +515,7 @@ async fn settle(shard: &Rc<Shard>, replayed: &Replayed) -> Result<(), OpenError>
         return Ok(());
     }
     if let Some(base) = replayed.imaged {
-        shard
-            .reopen_sidecars(partition, base)
-            .await
-            .map_err(|error| OpenError::Damaged {
-                file: shard.path(DataPath::Partition(id)),
-                position: 0,
-                what: error.to_string(),
-            })?;
+        shard.drop_head_sum(partition, base);
     }
     {
         let mut log = shard.log.borrow_mut();

@@ -457,7 +457,8 @@ fn place(inner: &mut PartitionInner, entry: &Entry) -> Result<bool, &'static str
     if let Some(last) = inner.segments.last_mut() {
         last.rolled = true;
         if last.head_on_disk && last.flushed == last.length {
-            (last.sealed, last.head_on_disk) = (true, false);
+            // Cleanly shut and not touched since: it only lacks the ends of its sidecars.
+            last.head_on_disk = false;
         }
     }
     inner

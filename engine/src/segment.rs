@@ -163,12 +163,7 @@ impl Segment {
 
     /// A segment as a checkpoint knows it: `durable` and `length` are what is in its file; replay brings the rest.
     pub fn from_state(state: &SegmentState) -> Self {
-        let is_cut = |count: u32, per_block: usize| !(count as usize).is_multiple_of(per_block);
-        let partial = !state.sealed
-            && (!state.flushed_bytes.is_multiple_of(SUM_BLOCK as u64)
-                || is_cut(state.sums_in_file, SumEntry::PER_BLOCK)
-                || is_cut(state.index_in_file, IndexEntry::PER_BLOCK)
-                || is_cut(state.time_index_in_file, TimeIndexEntry::PER_BLOCK));
+        let partial = !state.sealed && !state.flushed_bytes.is_multiple_of(SUM_BLOCK as u64);
         Self {
             end: state.end_offset,
             length: state.flushed_bytes,

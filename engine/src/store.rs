@@ -327,7 +327,8 @@ impl Shard {
 
     /// Gives a full, flushed segment its exact length and complete sidecars.
     async fn seal(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> io::Result<()> {
-        self.finish_files(partition, base).await?;
+        self.trim_log(partition, base).await?;
+        self.write_sidecars(partition, base, true).await?;
         if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
             segment.sealed = true;
         }
@@ -335,12 +336,26 @@ impl Shard {
         Ok(())
     }
 
-    /// Exact length for the `.log` file, all entries for the sidecars. Durable when it returns.
-    pub async fn finish_files(
+    /// Exact lengths for the files of a segment that the next start goes on with. Its sidecars get whole blocks only: what is
+    /// in no whole block stays in the checkpoint, so that no block of a sidecar is ever written twice, and torn. Durable
+    /// when it returns, except for names.
+    pub async fn close_segment(
         self: &Rc<Self>,
         partition: &Rc<Partition>,
         base: Offset,
     ) -> io::Result<()> {
+        self.trim_log(partition, base).await?;
+        self.write_sidecars(partition, base, false).await?;
+        self.trim_sidecar(partition, base, |segment| &segment.sums)
+            .await?;
+        self.trim_sidecar(partition, base, |segment| &segment.index)
+            .await?;
+        self.trim_sidecar(partition, base, |segment| &segment.time_index)
+            .await
+    }
+
+    /// Exact length for the `.log` file. Durable when it returns.
+    async fn trim_log(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> io::Result<()> {
         let length = partition
             .state
             .borrow()
@@ -352,7 +367,44 @@ impl Shard {
         if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
             segment.allocated = length;
         }
-        self.write_sidecars(partition, base, true).await
+        Ok(())
+    }
+
+    /// Cuts off what an earlier life wrote to a sidecar behind what counts.
+    async fn trim_sidecar<E: SidecarEntry + 'static>(
+        &self,
+        partition: &Partition,
+        base: Offset,
+        pick: fn(&Segment) -> &Sidecar<E>,
+    ) -> io::Result<()> {
+        let in_file = partition
+            .state
+            .borrow()
+            .segment(base)
+            .map_or(0, |segment| pick(segment).in_file);
+        let path = self.path(DataPath::Segment {
+            partition: partition.id,
+            base_offset: base,
+            file: E::FILE,
+        });
+        if in_file == 0 {
+            return match fs::remove_file(&path).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => {
+                    self.unsynced
+                        .borrow_mut()
+                        .insert(self.path(DataPath::Partition(partition.id)));
+                    other
+                }
+            };
+        }
+        let length = file_len::<E>(in_file as usize);
+        let file = open_direct(&path, OpenOptions::READ_WRITE).await?;
+        if file.size().await? != length {
+            file.truncate(length).await?;
+            file.sync_all().await?;
+        }
+        Ok(())
     }
 
     /// Writes the entries that fill blocks of the sidecar files; with `all` the others too. Durable when it returns.

@@ -27,7 +27,7 @@ const CLAIM_INTERVAL: Duration = Duration::from_millis(5);
 /// Ends a stop that takes too long, on the second signal.
 const EXIT_FORCED: i32 = 130;
 /// Cap of `engine.tail_memory = "auto"`.
-const TAIL_MEMORY_AUTO_MAX_BYTES: u64 = 1 << 30;
+const TAIL_MEMORY_AUTO_MAX_BYTES: u64 = 256 << 20;
 const TAIL_MEMORY_AUTO_MIN_BYTES: u64 = 64 << 20;
 /// Node ids begin at 1, so that a client's "no node" (-1) and "bootstrap" are far away.
 const NODE_ID: i32 = 1;

@@ -16,6 +16,7 @@ use super::group::LogIdentity;
 use super::round_up_to_block;
 use super::seed::crc32;
 pub use super::sidecar::{IndexEntry, TimeIndexEntry};
+use super::sidecar::{SidecarEntry, SumEntry};
 use crate::epochs::EpochEntry;
 use crate::ids::PartitionId;
 use crate::producer::{BATCHES_MAX, ProducerSnapshot};
@@ -439,13 +440,39 @@ impl SegmentState {
                 "a sealed or cleanly shut segment that is not all flushed",
             )?;
         }
-        if clean {
-            ensure(
-                self.pending_sums.is_empty()
-                    && self.pending_index.is_empty()
-                    && self.pending_time_index.is_empty(),
-                "a cleanly shut segment whose sidecars are not all written",
-            )?;
+        let sidecars = [
+            (
+                self.sums_in_file,
+                self.pending_sums.len(),
+                SumEntry::PER_BLOCK,
+            ),
+            (
+                self.index_in_file,
+                self.pending_index.len(),
+                IndexEntry::PER_BLOCK,
+            ),
+            (
+                self.time_index_in_file,
+                self.pending_time_index.len(),
+                TimeIndexEntry::PER_BLOCK,
+            ),
+        ];
+        for (in_file, pending, per_block) in sidecars {
+            if self.sealed {
+                ensure(
+                    pending == 0,
+                    "a sealed segment whose sidecars are not all written",
+                )?;
+            } else {
+                ensure(
+                    (in_file as usize).is_multiple_of(per_block),
+                    "a sidecar of an open segment with a block that is not full",
+                )?;
+                ensure(
+                    !clean || pending < per_block,
+                    "a cleanly shut segment whose full sidecar blocks are not all written",
+                )?;
+            }
         }
         Ok(())
     }

@@ -532,8 +532,8 @@ fn example_body() -> CheckpointBody {
                 max_timestamp_offset: 150,
                 first_timestamp: 900,
                 created_ms: 950,
-                sums_in_file: 1,
-                pending_sums: vec![0x1111_2222],
+                sums_in_file: 0,
+                pending_sums: vec![0x3333_4444, 0x1111_2222],
                 index_in_file: 0,
                 pending_index: vec![IndexEntry {
                     offset: 100,

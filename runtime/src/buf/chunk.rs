@@ -17,7 +17,7 @@ impl Chunk {
     /// Room for `capacity` bytes, rounded up to [`super::ALIGN`].
     pub fn with_capacity(capacity: usize) -> Self {
         Chunk {
-            block: Arc::new(Block::new(capacity, true)),
+            block: Arc::new(Block::new(capacity, false)),
             len: 0,
         }
     }
@@ -45,11 +45,14 @@ impl Chunk {
             "{len} bytes do not fit into {}",
             self.remaining()
         );
-        // SAFETY: zeroed at birth and inside the allocation; unpublished, so no other reference to it exists, and
-        // `&mut self` keeps a second one from being made meanwhile. Raw slice building does not touch published bytes.
-        let fresh =
-            unsafe { std::slice::from_raw_parts_mut(self.block.as_ptr().add(self.len), len) };
-        fresh.fill(0); // an earlier `fill` that panicked may have left something
+        // SAFETY: `len..self.len + len` is inside the allocation and unpublished, so no other reference to it exists, and
+        // `&mut self` keeps a second one from being made meanwhile. Its bytes may be uninitialised or left over from an
+        // earlier use: zeros are written through the raw pointer before the slice is made.
+        let fresh = unsafe {
+            let start = self.block.as_ptr().add(self.len);
+            start.write_bytes(0, len);
+            std::slice::from_raw_parts_mut(start, len)
+        };
         let result = fill(fresh);
         self.len += len;
         result

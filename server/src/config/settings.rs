@@ -186,7 +186,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "engine.tail_memory",
         default: "auto",
         help: "Memory for the newest messages of all partitions, flushed or not: what consumers that keep up are served from.\n\
-               \"auto\" is a quarter of the machine's memory, at most 1GiB.",
+               \"auto\" is a quarter of the machine's memory, at most 256MiB: memory that is used again and again costs less than\n\
+               fresh pages do, so give more only to consumers that would otherwise read from disk.",
         set: |config, value| {
             config.tail_memory_bytes = if value == "auto" {
                 None
@@ -199,7 +200,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "engine.unflushed_max",
-        default: "256MiB",
+        default: "128MiB",
         help: "Bytes that are in the commit log and not in their segments yet. Bounds the time of a recovery.",
         set: |config, value| {
             size(value, 4 << 20, 512 << 20).map(|n| config.unflushed_max_bytes = n)

@@ -506,7 +506,7 @@ impl Sample {
                         file.truncate(len);
                     }
                 }
-                let exact = !is_last || everything;
+                let exact = !is_last;
                 let files = &mut self.memory.files;
                 segment.in_file = [
                     sidecar(
