@@ -11,6 +11,7 @@ mod core;
 pub mod fs;
 mod host;
 pub mod mail;
+pub mod memory;
 pub mod net;
 mod node;
 mod queue;

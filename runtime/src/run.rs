@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::blocking::BlockingPool;
 use crate::core::{Backend, Core, UringCore, enter};
 use crate::mail::MailRoom;
+use crate::memory::GiveBack;
 use crate::queue::{TaskQueue, thread_token};
 use crate::stats::Counters;
 use crate::task::{BACKGROUND_FRACTION, Share};
@@ -136,6 +137,7 @@ pub(crate) fn run<F: Future>(core: &Rc<Core>, node: &NodeShared, main: F) -> Opt
         node,
         driver: core.driver().expect("a production core"),
         background: BackgroundTime::default(),
+        memory: GiveBack::default(),
     };
     while !node.stopped() {
         core.counters.turns.add(1);
@@ -176,6 +178,7 @@ struct Loop<'a> {
     node: &'a NodeShared,
     driver: &'a Rc<Driver>,
     background: BackgroundTime,
+    memory: GiveBack,
 }
 
 /// How long background tasks may run in a turn. Beside clients they get a fraction of what those took; what they overdraw
@@ -271,6 +274,9 @@ impl Loop<'_> {
         if !idle || self.node.busy_poll {
             self.driver.turn(Wait::No, &failed_wake);
         } else {
+            let polls = core.counters.tasks_polled.get();
+            let look = self.memory.before_sleep(monotonic(), polls);
+            let next = [next, look].into_iter().flatten().min();
             wake.going_to_sleep();
             let news = wake.has_doorbell()
                 || core.queue.has_remote()

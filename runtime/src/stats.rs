@@ -58,6 +58,10 @@ impl Counter {
     pub(crate) fn add(&self, n: u64) {
         self.0.set(self.0.get() + n);
     }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.get()
+    }
 }
 
 macro_rules! counters {

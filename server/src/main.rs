@@ -16,7 +16,7 @@ use clap::Parser;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: trireme_runtime::memory::Allocator = trireme_runtime::memory::ALLOCATOR;
 
 /// Wrong configuration, as `sysexits.h` has it; everything else that goes wrong at start is 1.
 const EXIT_CONFIG: u8 = 78;
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     logging::start(&config);
+    trireme_runtime::memory::no_huge_pages();
     match node::run(config, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
