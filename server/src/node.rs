@@ -26,8 +26,9 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
 const CLAIM_INTERVAL: Duration = Duration::from_millis(5);
 /// Ends a stop that takes too long, on the second signal.
 const EXIT_FORCED: i32 = 130;
-/// Cap of `engine.tail_memory = "auto"`.
-const TAIL_MEMORY_AUTO_MAX_BYTES: u64 = 256 << 20;
+/// `engine.tail_memory = "auto"` is this part of the machine's memory, within bounds.
+const TAIL_MEMORY_AUTO_PART: u64 = 256;
+const TAIL_MEMORY_AUTO_MAX_BYTES: u64 = 1 << 30;
 const TAIL_MEMORY_AUTO_MIN_BYTES: u64 = 64 << 20;
 /// Node ids begin at 1, so that a client's "no node" (-1) and "bootstrap" are far away.
 const NODE_ID: i32 = 1;
@@ -316,7 +317,8 @@ fn engine_config(plan: &Plan, shards: u16) -> EngineConfig {
     let config = &plan.config;
     let auto = || {
         let memory = checks::memory_bytes().unwrap_or(TAIL_MEMORY_AUTO_MIN_BYTES);
-        (memory / 4).clamp(TAIL_MEMORY_AUTO_MIN_BYTES, TAIL_MEMORY_AUTO_MAX_BYTES)
+        (memory / TAIL_MEMORY_AUTO_PART)
+            .clamp(TAIL_MEMORY_AUTO_MIN_BYTES, TAIL_MEMORY_AUTO_MAX_BYTES)
     };
     EngineConfig {
         shards,

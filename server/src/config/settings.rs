@@ -186,8 +186,8 @@ pub const SETTINGS: &[Setting] = &[
         key: "engine.tail_memory",
         default: "auto",
         help: "Memory for the newest messages of all partitions, flushed or not: what consumers that keep up are served from.\n\
-               \"auto\" is a quarter of the machine's memory, at most 256MiB: memory that is used again and again costs less than\n\
-               fresh pages do, so give more only to consumers that would otherwise read from disk.",
+               \"auto\" is 1/256 of the machine's memory, at least 64MiB and at most 1GiB: what consumers read that keep up is\n\
+               the newest few milliseconds, and memory that is used again and again costs less than fresh pages do.",
         set: |config, value| {
             config.tail_memory_bytes = if value == "auto" {
                 None
