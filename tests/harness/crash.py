@@ -25,13 +25,14 @@ class DidNotComeBack(Failure):
 class Load:
     """The loader and a reader that follows, both living through all crashes."""
 
-    def __init__(self, broker, data, directory, rate_mb, config=None):
+    def __init__(self, broker, data, directory, rate_mb, config=None, settle=lambda: None):
         self.broker, self.data, self.directory = broker, data, pathlib.Path(directory)
         self.followed = self.directory / "followed"
         self.followed.mkdir()
         with broker.connect() as connection:
             for topic in TOPICS:
                 connection.create_topic(topic, PARTITIONS, config)
+        settle()
         self.loader = Child([go_program(SOURCES / "loader"), "-bootstrap", broker.bootstrap, "-data", data, "-dir", self.directory,
                              "-partitions", PARTITIONS, "-rate", rate_mb],
                             self.directory / "loader.out", self.directory / "loader.err", env={"GOGC": 200})
@@ -169,17 +170,18 @@ class PowerCut:
         run([POWERCUT, "drop", self.directory], check=False)
 
 
-def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed, before_start=lambda: None, before_crash=lambda broker: None, whole=True):
+def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed, before_start=lambda: None, before_crash=lambda broker: None, whole=True,
+             settle=lambda: None):
     """Loads, crashes `crashes` times at random moments, reads everything back and compares. (counts, violations, summary)
 
-    The load goes on until the whole data set was in at least once, unless `whole` is false.
+    The load goes on until the whole data set was in at least once, unless `whole` is false. `settle` is called between the topics and the load.
     """
     chance = random.Random(seed)
     load = None
     try:
         before_start()
         broker.start()
-        load = Load(broker, data, directory, rate_mb)
+        load = Load(broker, data, directory, rate_mb, settle=settle)
         for number in range(crashes):
             load.wait_for_progress(1000)
             # The moment itself is random, so this waits for time and not for a condition.

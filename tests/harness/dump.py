@@ -1,5 +1,7 @@
 """Apache Kafka's DumpLogSegments on segment files."""
 import base64
+import concurrent.futures
+import os
 import re
 import subprocess
 
@@ -7,35 +9,42 @@ from .broker import KAFKA_TOOL, kafka_tool
 from .core import RUNNING, expect, tail
 
 FIELDS = re.compile(r"(\w+): (\S+)")
+FILES_PER_CALL = 200
 # Lines that do not describe a batch or a record, and are no complaint.
 HARMLESS = ("Log starting offset:", "Dumping ", "Snapshot end offset:")
 
 
 def dump(files, deep=True):
-    """{file: [batch]} as dump-log prints them, each batch a dictionary of strings; exit code 0 is demanded. 200 files a call."""
-    found = {}
+    """{file: [batch]} as dump-log prints them, each batch a dictionary of strings; exit code 0 is demanded. As many calls at a time as CPUs."""
     files = [str(file) for file in files]
-    for at in range(0, len(files), 200):
-        command = [KAFKA_TOOL, "run", "dump-log", *(["--deep-iteration"] if deep else []), "--files", ",".join(files[at:at + 200])]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace",
-                                   start_new_session=True)
-        RUNNING.add(process)
-        current, batch, other = None, None, []
-        for line in process.stdout:
-            if line.startswith("| offset: "):
-                batch["records"] += 1
-            elif line.startswith("baseOffset: "):
-                batch = dict(FIELDS.findall(line), records=0)
-                current.append(batch)
-            elif line.startswith("Dumping "):
-                current = found.setdefault(line.split(" ", 1)[1].strip(), [])
-            elif not line.startswith(HARMLESS):
-                other.append(line)
-        # The tool calls the first record of every segment but the first non-consecutive: it follows -1.
-        other = [line for line in other if not line.startswith("Non-consecutive offsets in ") and not line.startswith("  -1 is followed by ")]
-        process.wait()
-        RUNNING.discard(process)
-        expect(process.returncode == 0 and not other, f"dump-log ended with {process.returncode}: {tail(''.join(other))}")
+    workers = os.cpu_count() or 1
+    step = min(FILES_PER_CALL, -(-len(files) // workers)) or 1
+    parts = [files[at:at + step] for at in range(0, len(files), step)]
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return {file: batches for found in pool.map(lambda part: dump_part(part, deep), parts) for file, batches in found.items()}
+
+
+def dump_part(files, deep):
+    command = [KAFKA_TOOL, "run", "dump-log", *(["--deep-iteration"] if deep else []), "--files", ",".join(files)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace",
+                               start_new_session=True)
+    RUNNING.add(process)
+    found, current, batch, other = {}, None, None, []
+    for line in process.stdout:
+        if line.startswith("| offset: "):
+            batch["records"] += 1
+        elif line.startswith("baseOffset: "):
+            batch = dict(FIELDS.findall(line), records=0)
+            current.append(batch)
+        elif line.startswith("Dumping "):
+            current = found.setdefault(line.split(" ", 1)[1].strip(), [])
+        elif not line.startswith(HARMLESS):
+            other.append(line)
+    # The tool calls the first record of every segment but the first non-consecutive: it follows -1.
+    other = [line for line in other if not line.startswith("Non-consecutive offsets in ") and not line.startswith("  -1 is followed by ")]
+    process.wait()
+    RUNNING.discard(process)
+    expect(process.returncode == 0 and not other, f"dump-log ended with {process.returncode}: {tail(''.join(other))}")
     return found
 
 

@@ -1,9 +1,8 @@
 """Acceptance line 3: a real data set through a broker that is killed, and whose machine loses power, on the way."""
 import os
-import pathlib
 import random
 
-from ..core import BIN, TARGET, expect, need, need_root, run, say, scratch
+from ..core import BIN, ROOT, TARGET, expect, need, need_root, run, say, scratch
 from ..crash import DidNotComeBack, PowerCut, campaign, figures
 from ..dataset import data_set
 
@@ -102,14 +101,15 @@ def power_cuts(context, data, file_system, cuts, rate, seed):
 
 
 def cut_once(context, data, cuts, rate, seed, **options):
-    """A short campaign whose outcome is the caller's to judge."""
+    """A short campaign whose outcome is the caller's to judge. The topics are on the disk before it begins, so that only records can be lost."""
     need_root()
     with scratch("line3-proof") as directory:
         disk = PowerCut(directory / "disk", 2048, "ext4")
         try:
             broker = context.broker(directory / "disk" / "data", logs=directory, **options)
             with closing(broker):
-                counts, wrong, summary = campaign(broker, data, directory, cuts, disk.cut, lambda *_: None, rate, seed, whole=False)
+                counts, wrong, summary = campaign(broker, data, directory, cuts, disk.cut, lambda *_: None, rate, seed, whole=False,
+                                                  settle=lambda: run(["sync", "-f", disk.directory]))
         finally:
             disk.drop()
         say(f"  {figures(counts, wrong, summary)}")
@@ -117,10 +117,12 @@ def cut_once(context, data, cuts, rate, seed, **options):
 
 
 def unsafe_binary():
-    """The broker built with the cargo feature `unsafe-no-sync`, in the development profile: it shares what cargo test has built."""
-    root = pathlib.Path(__file__).resolve().parents[3]
-    run(["cargo", "build", "-q", "-p", "trireme", "--features", "unsafe-no-sync"], cwd=root, timeout=1800)
-    return TARGET / "debug" / "trireme"
+    """The broker built with the cargo feature `unsafe-no-sync`, in the development profile: it shares what cargo test has built.
+
+    It does not stay where cargo puts it: nobody shall take it for the real one.
+    """
+    run(["cargo", "build", "-q", "-p", "trireme", "--features", "unsafe-no-sync"], cwd=ROOT, timeout=1800)
+    return (TARGET / "debug" / "trireme").replace(TARGET / "debug" / "trireme-unsafe-no-sync")
 
 
 def prove_checker(context, data, seed):

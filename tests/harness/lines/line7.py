@@ -26,7 +26,7 @@ def run_line(context):
     with context.report.check(f"line 7: back after a power cut with {stored >> 20} MiB stored"):
         need_root()
         with scratch("line7-cut") as directory:
-            disk = PowerCut(directory / "disk", 2 * (stored >> 20) + 1024, "ext4")
+            disk = PowerCut(directory / "disk", (stored >> 20) * 5 // 4 + 2048, "ext4")
             broker = context.broker(directory / "disk" / "data", logs=directory)
             try:
                 after_crash(context, broker, stored, lambda: disk.cut(broker))

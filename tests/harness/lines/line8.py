@@ -6,17 +6,20 @@ import struct
 import threading
 import time
 
-from ..core import expect, rss_mib, say, scratch, wait_until
+from ..core import expect, rss_mib, say, scratch
 from ..hostile import TOPIC, answer_to, corrupt_batches, frames
 from ..wire import PRODUCE, Connection, record_batch
 
 SEED = 20260308
-# How much a broker's memory may stand above where it was, during and after the corpus and with 2,000 half-sent frames.
+# How much a broker's memory may stand above where it was: during the corpus and with 2,000 half-sent frames, and 10 s after those have gone.
 MEMORY_GROWTH_MIB_MAX = 64
-IDLE_GROWTH_MIB_MAX = 32
+BACK_GROWTH_MIB_MAX = 8
+BACK_SECONDS_MAX = 10
 IDLE_CONNECTIONS = 2000
 ANNOUNCED_BYTES = 50 << 20
-RATE_PER_S, ROUND_SECONDS, ROUNDS = 250, 4, 5
+RATE_PER_S, ROUND_SECONDS = 250, 4
+# On a machine that has other work a p99 of one round says little: the verdict is on the medians, over more rounds if five leave a doubt.
+ROUNDS, ROUNDS_MAX = 5, 15
 P99_RATIO_MAX = 1.5
 
 
@@ -118,14 +121,24 @@ def crowd(port, count):
     return members
 
 
+def seconds_until_back(broker, before):
+    """Until memory is where it was before the crowd, but for a little."""
+    began = time.monotonic()
+    while rss_mib(broker.pid) > before + BACK_GROWTH_MIB_MAX:
+        expect(time.monotonic() - began < BACK_SECONDS_MAX,
+               f"{rss_mib(broker.pid):.1f} MiB {BACK_SECONDS_MAX} s after they left, {before:.1f} before they came")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
 def idle_crowd(context, broker):
     report = context.report
     with report.check(f"line 8: {IDLE_CONNECTIONS:,} connections announce 50 MiB each: p99 within {P99_RATIO_MAX}x, memory back within 10 s"):
         load = OpenLoop(broker)
         load.round()
         before = rss_mib(broker.pid)
-        alone, beside, most = [], [], 0.0
-        for _ in range(ROUNDS):
+        alone, beside, backs, most, ratio = [], [], [], 0.0, 0.0
+        while len(alone) < ROUNDS or ratio > P99_RATIO_MAX and len(alone) < ROUNDS_MAX:
             alone.append(load.p99())
             members = crowd(broker.port, IDLE_CONNECTIONS)
             beside.append(load.p99())
@@ -133,13 +146,12 @@ def idle_crowd(context, broker):
             for member in members:
                 member.close()
             if context.against == "trireme":
-                wait_until(lambda: rss_mib(broker.pid) <= before + IDLE_GROWTH_MIB_MAX, 10, f"memory is back ({before:.1f} MiB before, now "
-                           f"{rss_mib(broker.pid):.1f})", step=0.2)
+                backs.append(seconds_until_back(broker, before))
+            ratio = statistics.median(beside) / statistics.median(alone)
         after = rss_mib(broker.pid)
-        ratio = statistics.median(beside) / statistics.median(alone)
         show = lambda values: " ".join(f"{value:.2f}" for value in values)
         say(f"  p99 in ms of {RATE_PER_S}/s open loop, alone: {show(alone)}; beside the crowd: {show(beside)}; ratio of the medians {ratio:.2f}")
-        say(f"  RSS: {before:.1f} MiB before, {most:.1f} with them, {after:.1f} after")
+        say(f"  RSS: {before:.1f} MiB before, {most:.1f} with them, {after:.1f} after; back in s: {show(backs)}")
         expect(ratio <= P99_RATIO_MAX, f"p99 grew {ratio:.2f}x")
         if context.against == "trireme":
             expect(most - before <= MEMORY_GROWTH_MIB_MAX, f"memory grew from {before:.1f} to {most:.1f} MiB")
