@@ -5,9 +5,6 @@ use std::sync::Arc;
 
 use trireme_engine::api::{PartitionId, PartitionRef, TopicId};
 
-/// The node id of this broker: there is one node until replication is built.
-pub const NODE_ID: i32 = 1;
-
 /// Internal partitions that hold consumer groups and their offsets. Fixed: a group's home is `hash(group) % GROUP_PARTITIONS`.
 pub const GROUP_PARTITIONS: u32 = 8;
 

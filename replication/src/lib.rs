@@ -18,7 +18,7 @@ mod names;
 
 pub use controller::{ControllerReply, ControllerRequest};
 pub use image::{
-    GROUP_PARTITIONS, MetadataImage, NODE_ID, Topic, group_partition_id, metadata_partition_id,
+    GROUP_PARTITIONS, MetadataImage, Topic, group_partition_id, metadata_partition_id,
 };
 pub use metadata::{
     ConfigChanges, ConfigTarget, Metadata, MetadataError, MetadataOptions, NewTopic,

@@ -30,8 +30,6 @@ const EXIT_FORCED: i32 = 130;
 const TAIL_MEMORY_AUTO_PART: u64 = 256;
 const TAIL_MEMORY_AUTO_MAX_BYTES: u64 = 1 << 30;
 const TAIL_MEMORY_AUTO_MIN_BYTES: u64 = 64 << 20;
-/// Node ids begin at 1, so that a client's "no node" (-1) and "bootstrap" are far away.
-const NODE_ID: i32 = 1;
 
 /// When the process began, for the time that a start took.
 #[derive(Clone, Copy)]
@@ -83,10 +81,8 @@ impl Plan {
                 "advertised.listeners",
                 format!("PLAINTEXT://{}", self.advertised),
             ),
-            ("broker.id", NODE_ID.to_string()),
             ("listeners", format!("PLAINTEXT://{}", self.kafka)),
             ("log.dirs", self.data_dir.clone()),
-            ("node.id", NODE_ID.to_string()),
         ];
         configs.extend(own.map(|(name, value)| (name.to_owned(), value)));
         configs
@@ -347,6 +343,17 @@ fn explain_open(error: &OpenError, plan: &Plan) -> String {
     }
 }
 
+/// A data directory is of the node that began it: its partitions name it as their replica.
+fn same_node(plan: &Plan, kept: i32) -> Result<(), String> {
+    match plan.config.kafka_broker.get("node.id") {
+        Some(given) if *given != kept.to_string() => Err(format!(
+            "kafka.node.id = {given}, but data directory {} is of node {kept}",
+            plan.config.data_dir.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// One core's part.
 struct Hand {
     core: usize,
@@ -383,7 +390,7 @@ impl Hand {
         self.crew.report(Ok(()));
         self.crew.follow().await?;
         let options = MetadataOptions {
-            node_id: NODE_ID,
+            node_id: self.plan.config.kafka("node.id"),
             broker_defaults: self.plan.config.kafka_broker.clone(),
             to_partition_config: trireme_kafka::configs::to_partition_config,
             shards,
@@ -400,6 +407,9 @@ impl Hand {
             Ok(metadata) => metadata,
             Err(error) => return self.fail(format!("metadata: {error}")),
         };
+        if let Err(error) = same_node(&self.plan, metadata.image().node_id) {
+            return self.fail(error);
+        }
         let settings = match GroupConfig::from_settings(&self.plan.config.kafka_broker) {
             Ok(settings) => settings,
             Err(error) => return self.fail(error),

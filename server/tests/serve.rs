@@ -141,6 +141,33 @@ fn a_data_directory_is_for_one_broker() {
 }
 
 #[test]
+fn a_data_directory_is_of_one_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let begin = ["--set", "kafka.node.id=0"];
+    for given in [&begin[..], &[]] {
+        let mut broker = Broker::start({
+            let mut command = command(dir.path());
+            command.args(given);
+            command
+        });
+        let mut kafka = TcpStream::connect(broker.kafka).unwrap();
+        // Metadata 1 of no topic, correlation id 7, no client id.
+        kafka
+            .write_all(&[0, 0, 0, 14, 0, 3, 0, 1, 0, 0, 0, 7, 0xff, 0xff, 0, 0, 0, 0])
+            .unwrap();
+        let mut head = [0; 16];
+        kafka.read_exact(&mut head).unwrap();
+        assert_eq!(head[8..], [0, 0, 0, 1, 0, 0, 0, 0], "one node, of id 0");
+        broker.signal(nix::sys::signal::SIGTERM);
+        assert_eq!(broker.child.wait().unwrap().code(), Some(0));
+    }
+    let (output, last) = refused(command(dir.path()).args(["--set", "kafka.node.id=1"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(last.contains("kafka.node.id = 1, but"), "{last}");
+    assert!(last.contains("is of node 0"), "{last}");
+}
+
+#[test]
 fn an_address_is_for_one_broker() {
     let dir = tempfile::tempdir().unwrap();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -267,12 +267,11 @@ pub(super) fn blank() -> Config {
 }
 
 /// What follows from other settings, or from the node itself.
-const DERIVED: [&str; 6] = [
+const DERIVED: [&str; 5] = [
     "advertised.listeners",
     "broker.id",
     "listeners",
     "log.dirs",
-    "node.id",
     "process.roles",
 ];
 

@@ -309,7 +309,12 @@ pub const BROKER_CONFIGS: &[BrokerConfig] = &[
         "1",
         "Default of min.insync.replicas.",
     ),
-    fixed("node.id", INT, "", "The node's id."),
+    fixed(
+        "node.id",
+        INT,
+        "1",
+        "The node's id. What a data directory was begun with stays.",
+    ),
     fixed(
         "num.partitions",
         Kind::Int(1, i32::MAX),
