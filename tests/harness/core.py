@@ -2,10 +2,12 @@
 import contextlib
 import os
 import pathlib
+import random
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import traceback
 
@@ -13,6 +15,8 @@ TESTS = pathlib.Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 CACHE = pathlib.Path(os.environ.get("TRIREME_TEST_CACHE", pathlib.Path.home() / ".cache" / "trireme-tests"))
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# Where Debian and Go keep tools that are not in everybody's path.
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/go/bin"
 # Where trireme, trireme-fsck and trireme-bench are.
 BIN = pathlib.Path(os.environ.get("TRIREME_BIN_DIR", TARGET / "release"))
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
@@ -21,6 +25,7 @@ START = time.monotonic()
 
 # Processes that run now, so that the end of a test run is the end of all of them.
 RUNNING = set()
+OVER = threading.Event()
 
 
 class Failure(Exception):
@@ -39,6 +44,11 @@ def say(text):
 def expect(condition, text):
     if not condition:
         raise Failure(text)
+
+
+def go_on():
+    """Once the test run is over, threads start and await nothing more; the main one cleans up."""
+    expect(not OVER.is_set() or threading.current_thread() is threading.main_thread(), "the test run was ended")
 
 
 class Report:
@@ -79,8 +89,7 @@ class Report:
 
 
 def find(tool):
-    """The tool's path, looked for where Debian keeps administrators' tools as well."""
-    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/go/bin")
+    return shutil.which(tool, path=PATH)
 
 
 def need(*tools):
@@ -97,6 +106,7 @@ def need_root():
 def run(command, timeout=120, stdin=None, env=None, cwd=None, check=True):
     """Runs a command to its end and gives its standard output as text; its whole process group dies at the time limit."""
     command = [str(part) for part in command]
+    go_on()
     process = subprocess.Popen(command, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=full_env(env), cwd=cwd, start_new_session=True)
     RUNNING.add(process)
@@ -115,8 +125,9 @@ def run(command, timeout=120, stdin=None, env=None, cwd=None, check=True):
 
 
 def full_env(extra):
-    """The tests' own variables are not handed on: the broker refuses TRIREME_* names that it does not know."""
-    return {**{key: value for key, value in os.environ.items() if not key.startswith("TRIREME_")}, **{key: str(value) for key, value in (extra or {}).items()}}
+    """The tests' own variables are not handed on: the broker refuses TRIREME_* names that it does not know. Scripts keep what they install in CACHE."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("TRIREME_")}
+    return {**kept, "PATH": PATH, "PEERS_HOME": str(CACHE / "peers"), "SUITES_CACHE": str(CACHE / "suites"), **{key: str(value) for key, value in (extra or {}).items()}}
 
 
 def shorten(command):
@@ -141,6 +152,7 @@ class Child:
     """A process in the background in a group of its own, its standard output and standard error in files."""
 
     def __init__(self, command, out, err=None, env=None, cwd=None, stdin=None):
+        go_on()
         self.command, self.out, self.err = [str(part) for part in command], pathlib.Path(out), pathlib.Path(err or out)
         with open(self.out, "ab") as stdout, open(self.err, "ab") as stderr:
             self.process = subprocess.Popen(self.command, stdin=stdin or subprocess.DEVNULL, stdout=stdout,
@@ -190,46 +202,56 @@ def wait_until(condition, timeout, what, alive=None, step=0.02):
             return value
         if alive and not alive():
             raise Failure(f"the process ended while waiting: {what}")
+        go_on()
         if time.monotonic() > deadline:
             raise Failure(f"not within {timeout} s: {what}")
         time.sleep(step)
 
 
+PORTS_GIVEN = set()
+PORTS_LOCK = threading.Lock()
+
+
 def free_port():
-    """A port nobody listens on; TRIREME_TEST_PORTS=FROM-TO restricts the choice."""
+    """A port nobody listens on, never the same one twice; TRIREME_TEST_PORTS=FROM-TO restricts the choice.
+
+    None of those that the kernel gives to outgoing connections: such a one could be taken while a broker restarts on it.
+    """
     chosen = os.environ.get("TRIREME_TEST_PORTS")
     if chosen:
-        first, last = map(int, chosen.split("-"))
-        for port in range(first, last):
-            if port in free_port.given:
+        ports = range(*map(int, chosen.split("-")))
+    else:
+        outgoing = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        ports = random.sample(range(10_000, outgoing if outgoing > 12_000 else 32_768), 1000)
+    for port in ports:
+        with PORTS_LOCK:
+            if port in PORTS_GIVEN:
                 continue
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                with contextlib.suppress(OSError):
-                    probe.bind(("127.0.0.1", port))
-                    free_port.given.add(port)
-                    return port
-        raise Failure(f"no free port in {chosen}")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-free_port.given = set()
+            PORTS_GIVEN.add(port)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise Failure(f"no free port in {chosen or 'a thousand'}")
 
 
 @contextlib.contextmanager
-def scratch(name):
-    """A directory that is removed after success and kept, with its logs, after a failure."""
+def scratch(name, report=None):
+    """A directory that is removed after success and kept, with its logs, after a failure: an exception, or a check of `report` that failed meanwhile."""
     base = pathlib.Path(os.environ.get("TRIREME_TEST_TMP", TESTS / ".cache" / "scratch"))
     path = base / f"{name}-{os.getpid()}-{time.monotonic_ns()}"
     path.mkdir(parents=True)
+    began = len(report.failed) if report else 0
     try:
         yield path
     except BaseException:
         say(f"kept: {path}")
         raise
-    shutil.rmtree(path, ignore_errors=True)
+    if report and len(report.failed) > began:
+        say(f"kept: {path}")
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def cpu_seconds(pid):

@@ -62,8 +62,3 @@ def topic_files(broker, topic, identity):
         if match := re.fullmatch(rf"(?:{re.escape(topic)}|{identity})-(\d+)", path.parent.name):
             found.setdefault(int(match[1]), []).append(path)
     return found
-
-
-def dump_topic(broker, topic, identity):
-    files = [path for paths in topic_files(broker, topic, identity).values() for path in paths if path.stat().st_size]
-    return [batch for batches in dump(files, deep=False).values() for batch in batches] if files else []

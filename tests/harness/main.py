@@ -6,7 +6,7 @@ import signal
 import sys
 
 from . import broker as brokers
-from .core import IN_CI, ROOT, RUNNING, Report, Skipped, expect, find, kill_group, run, say
+from .core import IN_CI, OVER, ROOT, RUNNING, Report, Skipped, expect, find, kill_group, run, say
 
 
 class Context:
@@ -39,6 +39,7 @@ def run_line(context, number):
 def end_cleanly():
     """SIGTERM ends everything that runs and unwinds like an exception, so that no process and no mount stays behind."""
     def stop(*_):
+        OVER.set()
         for process in list(RUNNING):
             kill_group(process)
         sys.exit(143)

@@ -1,4 +1,4 @@
-# Shared by the suite scripts. Each script sets NAME, then calls: results FILE KNOWN-text
+# Shared by the suite scripts, which end with: results FILE
 # Result lines are "PASS|FAIL|HANG|SKIP name[: reason]".
 CACHE=${SUITES_CACHE:-$HOME/.cache/trireme-tests/suites}
 LIB=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -7,8 +7,6 @@ PORT=${2:?usage: $0 HOST PORT}
 NAME=$(basename "$0" .sh)
 WORK=$CACHE/$NAME
 mkdir -p "$WORK"
-
-need() { command -v "$1" >/dev/null || { apt-get install -y -qq "${2:-$1}" >/dev/null; }; }
 
 # gosrc MODULE@VERSION: a writable copy of a Go module (its tests come along) in $WORK/src
 gosrc() {
@@ -19,11 +17,11 @@ gosrc() {
   fi
 }
 
-# sdist PACKAGE VERSION: a PyPI source package unpacked in $WORK/src (no build, no dependencies)
+# sdist PACKAGE VERSION: a PyPI source package unpacked in $WORK/src (no build, no dependencies); after venv
 sdist() {
   if [ ! -f "$WORK/src/.of-$1-$2" ]; then
     rm -rf "$WORK/src" "$WORK/dl"; mkdir -p "$WORK/src"
-    pip download -q --no-binary "$1" --no-deps -d "$WORK/dl" "$1==$2"
+    "$WORK/venv/bin/pip" download -q --no-binary "$1" --no-deps -d "$WORK/dl" "$1==$2"
     tar xzf "$WORK"/dl/*.tar.gz -C "$WORK/src" --strip-components=1; touch "$WORK/src/.of-$1-$2"
   fi
 }
@@ -35,21 +33,5 @@ venv() {
   fi
 }
 
-# debsrc PACKAGE VERSION: a Debian source package unpacked in $WORK/src (not patched, not built)
-debsrc() {
-  if [ ! -f "$WORK/src/.of-$1-$2" ]; then
-    rm -rf "$WORK/src" "$WORK/dl"; mkdir -p "$WORK/src" "$WORK/dl"
-    local s=/etc/apt/sources.list.d/suites-src.sources
-    if ! grep -qs trixie $s; then
-      local mirror; mirror=$(awk '/^URIs/{print $2; exit}' /etc/apt/sources.list.d/debian.sources)
-      printf 'Types: deb-src\nURIs: %s\nSuites: bookworm bookworm-updates trixie\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' "$mirror" >$s
-      apt-get update -qq
-    fi
-    (cd "$WORK/dl" && apt-get source -qq --download-only --tar-only "$1=$2" >/dev/null 2>&1) || true
-    tar xf "$WORK"/dl/*.orig.tar.[gx]z -C "$WORK/src" --strip-components=1; touch "$WORK/src/.of-$1-$2"
-  fi
-}
-
-# results FILE [KNOWN]: print the result lines, the count, and exit 0 iff nothing failed beyond KNOWN
-# (KNOWN: one "name reason" a line; the name may end in *).
-results() { KNOWN="${2:-}" python3 "$LIB/results.py" print "$1"; exit $?; }
+# results FILE: print the result lines, the count, and exit 0 iff nothing failed
+results() { python3 "$LIB/results.py" print "$1"; exit $?; }
