@@ -6,7 +6,7 @@ import re
 import subprocess
 
 from .broker import KAFKA_TOOL, kafka_tool
-from .core import RUNNING, expect, tail
+from .core import RUNNING, expect, full_env, tail
 
 FIELDS = re.compile(r"(\w+): (\S+)")
 FILES_PER_CALL = 200
@@ -27,7 +27,7 @@ def dump(files, deep=True):
 def dump_part(files, deep):
     command = [KAFKA_TOOL, "run", "dump-log", *(["--deep-iteration"] if deep else []), "--files", ",".join(files)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace",
-                               start_new_session=True)
+                               env=full_env(None), start_new_session=True)
     RUNNING.add(process)
     found, current, batch, other = {}, None, None, []
     for line in process.stdout:
