@@ -181,6 +181,9 @@ pub struct Append {
     /// by the caller on its own core. All of them are appended or none.
     pub batches: Bytes,
     pub ack: Ack,
+    /// Appended also while others are refused for lack of space: what must go on for space to be made (`reserve_bytes` is
+    /// kept for it).
+    pub may_use_reserve: bool,
 }
 
 /// Where an append went.

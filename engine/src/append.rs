@@ -93,7 +93,7 @@ impl Shard {
                 return Err(AppendError::InvalidProducerEpoch { current, epoch });
             }
         }
-        if self.full.get() {
+        if self.full.get() && !append.may_use_reserve {
             self.stats.borrow_mut().refused_storage_full += 1;
             return Err(AppendError::StorageFull);
         }

@@ -116,6 +116,8 @@ impl Shard {
         self.unflushed.get() <= self.unflushed_limit()
             || self.closing.get()
             || self.draining.get() > 0
+            // Then only what frees space is still accepted.
+            || self.full.get()
     }
 }
 
@@ -308,6 +310,7 @@ async fn write(shard: &Rc<Shard>, mut group: Group, buf: AlignedBuf) -> AlignedB
     }
     let (buf, sequence) = write_records(shard, &records, buf).await;
     drop(records);
+    shard.count_logged(buf.len() as u64);
     {
         let mut stats = shard.stats.borrow_mut();
         stats.groups += 1;

@@ -334,6 +334,7 @@ impl InFlight {
         stats.direct_runs += 1;
         stats.direct_bytes += run_bytes;
         drop(stats);
+        shard.count_logged(run_bytes);
         let done = Entry {
             segment_base: self.entry.segment_base,
             position: self.entry.position,

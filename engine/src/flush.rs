@@ -25,6 +25,8 @@ pub(crate) const RETRY: Duration = Duration::from_millis(200);
 const CARRY_BYTES_MAX: u64 = 2 * SUM_BLOCK as u64;
 /// Least spare log files kept ready.
 const SPARES: usize = 1;
+/// The free space is looked at whenever so much was logged.
+const SPACE_BYTES: u64 = 8 << 20;
 /// Direct runs leave little in the log; after so many bytes of them a checkpoint bounds what recovery must piece together.
 const DIRECT_BYTES_PER_CHECKPOINT: u64 = 512 << 20;
 
@@ -294,8 +296,17 @@ impl Shard {
         }
     }
 
+    /// Has the free space looked at when enough was written for it to have changed.
+    pub fn count_logged(&self, bytes: u64) {
+        self.logged_unseen.set(self.logged_unseen.get() + bytes);
+        if self.logged_unseen.get() > SPACE_BYTES {
+            self.space.notify_one();
+        }
+    }
+
     /// Looks at the free space of the disk: appends are refused below the reserve. One task per core.
     pub async fn check_space(&self) {
+        self.logged_unseen.set(0);
         let reserve = self.config.reserve_bytes + self.unflushed.get() + self.pending.get();
         match trireme_runtime::fs::statvfs(&self.config.data_dir).await {
             Ok(space) => self.set_full(space.free_bytes < reserve),

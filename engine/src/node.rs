@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use trireme_runtime::{Instant, JoinHandle, Share, sleep, spawn, spawn_with};
+use trireme_runtime::{Instant, JoinHandle, Share, sleep, spawn, spawn_with, timeout};
 
 use crate::ack::{AppendCall, AppendFuture, Wait};
 use crate::api::*;
@@ -78,7 +78,7 @@ impl Node {
                 watched.check_space().await;
                 // While nothing is written nothing changes, unless the disk is full already.
                 let seen = watched.stats.borrow().appended_bytes;
-                sleep(SPACE_INTERVAL).await;
+                let _ = timeout(SPACE_INTERVAL, watched.space.notified()).await;
                 while watched.stats.borrow().appended_bytes == seen && !watched.full.get() {
                     watched.appended.notified().await;
                 }

@@ -237,10 +237,16 @@ impl Shard {
             if let Some(first) = partition.state.borrow_mut().segment_mut(base) {
                 first.busy = false;
             }
+            self.progress.notify_all();
             return false;
         }
         let mut inner = partition.state.borrow_mut();
+        self.progress.notify_all();
         if partition.gone.get() {
+            // Who deletes the partition waits until nobody is busy with it, and does the rest.
+            if let Some(first) = inner.segment_mut(base) {
+                first.busy = false;
+            }
             return false;
         }
         let segment = inner.segments.remove(0);

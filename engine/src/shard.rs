@@ -106,6 +106,10 @@ pub(crate) struct Shard {
     pub room: Notify,
     /// A group became durable.
     pub progress: Notify,
+    /// So much was written that the free space should be looked at.
+    pub space: Notify,
+    /// Bytes logged since it was.
+    pub logged_unseen: Cell<u64>,
     pub stats: RefCell<ShardStats>,
     pub unflushed: Cell<u64>,
     pub pending: Cell<u64>,
@@ -162,6 +166,8 @@ impl Shard {
             spare_wanted: Notify::new(),
             room: Notify::new(),
             progress: Notify::new(),
+            space: Notify::new(),
+            logged_unseen: Cell::new(0),
             stats: RefCell::new(ShardStats::default()),
             unflushed: Cell::new(0),
             pending: Cell::new(0),

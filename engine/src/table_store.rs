@@ -128,6 +128,7 @@ impl Inner {
             partition: self.partition,
             batches: staged.batches.into(),
             ack: Ack::Committed,
+            may_use_reserve: true,
         }]));
         async move {
             let result = one(append.await);

@@ -479,3 +479,45 @@ fn damage_in_a_segment_is_not_handed_out() {
         ));
     });
 }
+
+#[test]
+fn a_full_disk_refuses_clients_and_lets_go_on_what_makes_space() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    with_engine(&config, |engine| async move {
+        create(&engine, 0, test_config()).await;
+        append(&engine, partition(0), batch(0, 1, 1000))
+            .await
+            .expect("there is space");
+        engine.shutdown().await;
+    });
+    // More than any disk has.
+    let config = EngineConfig {
+        reserve_bytes: 1 << 60,
+        ..config
+    };
+    with_engine(&config, |engine| async move {
+        while append(&engine, partition(0), batch(1, 1, 1000)).await
+            != Err(AppendError::StorageFull)
+        {
+            trireme_runtime::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(
+            read_tags(&engine, partition(0), 0, 100_000)
+                .await
+                .contains(&0)
+        );
+        let allowed = Append {
+            may_use_reserve: true,
+            ..append_of(partition(0), batch(2, 1, 1000))
+        };
+        let appended = engine.append(vec![allowed]).await.pop().expect("one");
+        let offset = appended.expect("it may use the reserve").base_offset;
+        assert_eq!(read_tags(&engine, partition(0), offset, 100_000).await, [2]);
+        assert_eq!(
+            engine.delete_records(vec![(partition(0), -1)]).await,
+            [Ok(offset + 1)]
+        );
+        assert_eq!(engine.delete(vec![partition(0)]).await, [Ok(())]);
+    });
+}

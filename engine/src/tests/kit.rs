@@ -122,6 +122,7 @@ pub fn append_of(partition: PartitionRef, batches: Bytes) -> Append {
         partition,
         batches,
         ack: Ack::Committed,
+        may_use_reserve: false,
     }
 }
 

@@ -129,6 +129,7 @@ async fn bench(
             partition,
             batches: bytes.clone(),
             ack: Ack::Committed,
+            may_use_reserve: false,
         }]);
         let (room, latency, failed, guard) = (
             room.clone(),

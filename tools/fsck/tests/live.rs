@@ -98,6 +98,7 @@ async fn append(engine: &Engine, to: PartitionRef, batches: Bytes) {
         partition: to,
         batches,
         ack: Ack::Committed,
+        may_use_reserve: false,
     };
     engine
         .append(vec![append])

@@ -365,6 +365,7 @@ impl<'a> Visitor<'a> for Producing<'a> {
                     partition,
                     batches: self.frame.slice_ref(batch),
                     ack,
+                    may_use_reserve: false,
                 });
                 self.gaps.push(self.out.len() as u32);
                 let gap = gap_bytes(version, self.call.flexible());
