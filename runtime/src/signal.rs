@@ -10,6 +10,13 @@ use crate::core::{Backend, with_core};
 /// Where the handler writes. A handler can reach nothing but a static.
 static EVENT: AtomicI32 = AtomicI32::new(-1);
 
+/// From now on SIGTERM and SIGINT do not end the process: they wait until somebody asks for them with [`terminated`].
+pub fn hold() {
+    if let Err(error) = install() {
+        tracing::error!(%error, "cannot watch for signals");
+    }
+}
+
 /// Waits for SIGTERM or SIGINT. Meant for core 0. From the first poll on these signals no longer end the process; each
 /// call waits for one that has not been reported yet.
 pub async fn terminated() {

@@ -280,6 +280,10 @@ async fn lead_start(crew: &Crew<Step>, plan: &Plan) -> Result<(), NodeError> {
         .await
         .map_err(|error| NodeError(explain_open(&error, plan)))?;
     for step in [Step::Open { shards }, Step::Serve] {
+        if matches!(step, Step::Serve) {
+            // Whoever reaches us may end us, and is to see a clean stop. A long recovery before that may be broken off.
+            trireme_runtime::signal::hold();
+        }
         crew.lead(step);
         crew.all_done()
             .await

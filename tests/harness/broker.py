@@ -45,6 +45,7 @@ class Broker:
 
     def start(self, timeout=60):
         """Seconds from exec to the first answer."""
+        self.close()  # a check that failed may have left it running
         self.prepare()
         self.starts += 1
         log = self.logs / f"{self.name}-{self.port}.log"
