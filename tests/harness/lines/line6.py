@@ -10,7 +10,7 @@ from ..core import BIN, cpu_seconds, expect, find, machine_cpu_seconds, need, ru
 BENCH = BIN / "trireme-bench"
 RUNS = 5
 # (bytes of a record, records in a run): enough for seconds of work with either broker.
-SIZES = {100: 3_000_000, 1000: 600_000}
+SIZES = {100: 2_000_000, 1000: 400_000}
 PARTITIONS = (1, 12, 1000)
 BATCH_BYTES = 65536
 
@@ -24,14 +24,18 @@ def run_line(context):
     table = {}
     with scratch("line6") as directory:
         kinds = {"trireme": context.broker(directory / "trireme"), "kafka": Kafka(directory / "kafka")}
+        flush = "kafka, flush"
         if not smoke:
-            kinds["kafka, flush"] = Kafka(directory / "kafka-flush", config={"log.flush.interval.messages": 1})
+            kinds[flush] = Kafka(directory / "kafka-flush", config={"log.flush.interval.messages": 1})
         try:
             for size, records in sizes.items():
                 for count in partitions:
                     for number in range(runs):
                         # Interleaved: what else the machine does hits all of them.
                         for name, broker in kinds.items():
+                            # Kafka syncing every batch is there to compare with once: the aims are set against Kafka as it comes.
+                            if name == flush and (count != 12 or number > 0):
+                                continue
                             with context.report.check(f"line 6: {name}, {size} B, {count} partitions, run {number + 1}"):
                                 broker.start()
                                 measure(table, name, broker, size, records, count)
