@@ -15,8 +15,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use trireme_engine::Engine;
 use trireme_engine::api::{EngineConfig, OpenError, ShardReply, ShardRequest};
-use trireme_kafka::groups::GroupConfig;
 use trireme_kafka::groups::service::{GroupMail, GroupMailReply, Groups};
+use trireme_kafka::groups::{GroupConfig, InUse};
 use trireme_net::{ConnectionLimit, Door, DoorConfig, DoorCounters, ReceiveMemory, Timeouts};
 use trireme_replication::{ControllerReply, ControllerRequest, Metadata, MetadataOptions};
 use trireme_runtime::{NodeConfig, PerCore, Port, Service};
@@ -67,6 +67,7 @@ struct Plan {
     advertised: HostPort,
     limit: ConnectionLimit,
     receive_memory: Vec<Arc<AtomicUsize>>,
+    groups_in_use: InUse,
     /// As it is told to clients: absolute.
     data_dir: String,
     started: Started,
@@ -140,6 +141,7 @@ pub fn run(config: Config, started: Started) -> Result<(), NodeError> {
         advertised: advertised.to,
         limit: ConnectionLimit::new(config.max_connections),
         receive_memory: (0..cores).map(|_| Arc::default()).collect(),
+        groups_in_use: InUse::default(),
         data_dir: absolute(&config.data_dir),
         started,
         config: Arc::new(config),
@@ -241,6 +243,9 @@ async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError>
 
 /// Core 0's part: has everybody take the next step when all have taken the last one.
 async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
+    // Listened for from the beginning: a broker that answers is one that stops cleanly.
+    let mut terminated = trireme_runtime::spawn(trireme_runtime::signal::terminated());
+    trireme_runtime::yield_now().await;
     match lead_start(&crew, &plan).await {
         Ok(()) => {}
         Err(error) => {
@@ -250,7 +255,7 @@ async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
     }
     let failed = |failed: crate::lifecycle::Failed| NodeError(failed.0);
     announce(&plan);
-    trireme_runtime::signal::terminated().await;
+    (&mut terminated).await;
     let stopping = trireme_runtime::now();
     tracing::info!("stopping: finishing what was accepted");
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
@@ -415,7 +420,10 @@ impl Hand {
             return self.fail(error);
         }
         let settings = match GroupConfig::from_settings(&self.plan.config.kafka_broker) {
-            Ok(settings) => settings,
+            Ok(settings) => GroupConfig {
+                in_use: self.plan.groups_in_use.clone(),
+                ..settings
+            },
             Err(error) => return self.fail(error),
         };
         let (core, cores) = (self.core, self.plan.cores);

@@ -9,6 +9,7 @@ use trireme_engine::{PartitionRef, TopicId};
 use trireme_replication::{MetadataError, MetadataImage, Topic};
 
 use crate::door::Door;
+use crate::groups::InUse;
 
 /// Bit sets of the operations that everybody may do while there are no ACLs: bit n is Kafka's AclOperation n.
 pub const ALL_TOPIC_OPERATIONS: i32 = bits(&[3, 4, 5, 6, 7, 8, 10, 11]);
@@ -78,9 +79,10 @@ pub fn readable_by_id(image: &MetadataImage, id: &TopicId) -> Option<Arc<Topic>>
     }
 }
 
-/// All topics that can be read and described.
-pub fn readable_topics(image: &MetadataImage) -> impl Iterator<Item = Arc<Topic>> {
+/// All topics that can be read and described; the groups' only once there is use for it.
+pub fn readable_topics(image: &MetadataImage, groups: &InUse) -> impl Iterator<Item = Arc<Topic>> {
     offsets_topic(image)
+        .filter(|_| groups.get())
         .into_iter()
         .chain(image.topics.values().cloned())
 }

@@ -419,6 +419,13 @@ fn the_groups_partitions_are_seen_as_the_internal_topic() {
     let directory = tempfile::tempdir().unwrap();
     trireme_runtime::block_on(async {
         let door = open(directory.path()).await;
+        let all = || RequestKind::Metadata(MetadataRequest::default().with_topics(None));
+        let ResponseKind::Metadata(fresh) = exchange(&door, 3, 9, all()).await else {
+            panic!("another response")
+        };
+        assert!(fresh.topics.is_empty(), "nobody has used a group yet");
+        let find = FindCoordinatorRequest::default().with_key("a-group".into());
+        exchange(&door, 10, 3, RequestKind::FindCoordinator(find)).await;
         for topics in [
             None,
             Some(vec![

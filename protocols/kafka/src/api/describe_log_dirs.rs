@@ -27,7 +27,7 @@ async fn handle(
     let mut wanted: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
     match &request.topics {
         None => {
-            for topic in cluster::readable_topics(&image) {
+            for topic in cluster::readable_topics(&image, door.groups.in_use()) {
                 wanted.insert(
                     topic.name.to_string(),
                     (0..topic.partitions.len() as i32).collect(),

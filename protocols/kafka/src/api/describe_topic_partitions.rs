@@ -34,7 +34,7 @@ async fn handle(
     let first_name = cursor.map_or("", |cursor| cursor.topic_name.as_str());
     let first_partition = cursor.map_or(0, |cursor| cursor.partition_index);
     let known: Vec<_> = if all {
-        cluster::readable_topics(&image).collect()
+        cluster::readable_topics(&image, call.door.groups.in_use()).collect()
     } else {
         Vec::new()
     };

@@ -57,6 +57,9 @@ fn find(call: &Call, key_type: i8, key: KafkaString) -> Coordinator {
         error_message: Some(message.into()),
         ..Default::default()
     };
+    if key_type == GROUP {
+        call.door.groups.in_use().set();
+    }
     match key_type {
         GROUP => Coordinator {
             key: key.clone(),

@@ -37,7 +37,7 @@ async fn handle(call: Call, request: MetadataRequestData) -> Answer<MetadataResp
         .topics
         .filter(|topics| version > 0 || !topics.is_empty());
     match asked {
-        None => found.extend(cluster::readable_topics(&image)),
+        None => found.extend(cluster::readable_topics(&image, door.groups.in_use())),
         Some(topics) => {
             let mut names = BTreeSet::new();
             let mut ids = BTreeSet::new();

@@ -31,6 +31,8 @@ pub use coordinator::Coordinator;
 pub use effects::{Now, PersistError, Token};
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::{
@@ -41,7 +43,7 @@ use kacrab_protocol::generated::{
 };
 
 /// Kafka's broker settings that govern groups, under their Kafka names and with its defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct GroupConfig {
     /// `group.min.session.timeout.ms`
     pub min_session_timeout_ms: i32,
@@ -57,6 +59,23 @@ pub struct GroupConfig {
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
     pub offsets_retention_check_interval_ms: i64,
+    /// One for all cores of a node.
+    pub in_use: InUse,
+}
+
+/// Whether anybody has asked for a coordinator, or a group is kept from before: from then on the groups' internal topic is
+/// listed, as in Kafka, which makes it at that moment. Only ever turns true, so cores may share it.
+#[derive(Clone, Debug, Default)]
+pub struct InUse(Arc<AtomicBool>);
+
+impl InUse {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Default for GroupConfig {
@@ -69,6 +88,7 @@ impl Default for GroupConfig {
             offset_metadata_max_bytes: 4_096,
             offsets_retention_ms: 7 * 24 * 60 * 60_000,
             offsets_retention_check_interval_ms: 600_000,
+            in_use: InUse::default(),
         }
     }
 }
@@ -134,6 +154,7 @@ impl GroupConfig {
                 default.offsets_retention_check_interval_ms,
                 1,
             )?,
+            in_use: InUse::default(),
         })
     }
 }

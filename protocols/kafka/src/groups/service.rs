@@ -30,7 +30,8 @@ use trireme_runtime::sync::{Notify, OneReceiver, OneSender, oneshot};
 use trireme_runtime::{Instant, spawn};
 
 use super::{
-    Coordinator, GroupConfig, GroupReply, GroupRequest, Now, PersistError, Token, error, refusal,
+    Coordinator, GroupConfig, GroupReply, GroupRequest, InUse, Now, PersistError, Token, error,
+    refusal,
 };
 
 /// Bytes of mutations that go into one append: well below the largest batch of an internal partition, and more than a
@@ -78,6 +79,7 @@ struct Shell {
     /// Asks of this core that another core has parked.
     parked: RefCell<BTreeMap<Token, OneSender<GroupReply>>>,
     tokens: Cell<Token>,
+    in_use: InUse,
 }
 
 /// A coordinator with its surroundings.
@@ -155,6 +157,7 @@ impl Groups {
             local,
             parked: RefCell::default(),
             tokens: Cell::new(0),
+            in_use: config.in_use.clone(),
         }));
         for local in groups.0.local.iter().flatten() {
             let partition = partitions[local.partition as usize];
@@ -170,6 +173,11 @@ impl Groups {
         let server = groups.clone();
         spawn(async move { server.serve().await }).detach();
         groups
+    }
+
+    /// See [`InUse`].
+    pub fn in_use(&self) -> &InUse {
+        &self.0.in_use
     }
 
     /// Asks the coordinator of the request's group. The request is under way when this returns, in the order of calls on
@@ -457,6 +465,9 @@ async fn run(
     };
     local.coordinator.borrow_mut().start(now());
     let (groups, offsets) = local.coordinator.borrow().counts();
+    if groups > 0 {
+        config.in_use.set();
+    }
     tracing::debug!(
         partition = local.partition,
         groups,
