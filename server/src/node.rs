@@ -243,9 +243,6 @@ async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError>
 
 /// Core 0's part: has everybody take the next step when all have taken the last one.
 async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
-    // Listened for from the beginning: a broker that answers is one that stops cleanly.
-    let mut terminated = trireme_runtime::spawn(trireme_runtime::signal::terminated());
-    trireme_runtime::yield_now().await;
     match lead_start(&crew, &plan).await {
         Ok(()) => {}
         Err(error) => {
@@ -255,7 +252,7 @@ async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
     }
     let failed = |failed: crate::lifecycle::Failed| NodeError(failed.0);
     announce(&plan);
-    (&mut terminated).await;
+    trireme_runtime::signal::terminated().await;
     let stopping = trireme_runtime::now();
     tracing::info!("stopping: finishing what was accepted");
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
