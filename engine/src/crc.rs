@@ -1,8 +1,8 @@
 //! Check sums: CRC-32C for record batches and what is derived from them, CRC-32 (IEEE) for our own structures.
 //!
-//! This module hides the crates that compute them. Measured on one core of a Sapphire Rapids machine with
-//! `cargo bench -p trireme-bench --bench crc` (crc-fast against crc32c, GB/s): 64 B 14 / 4, 1 KiB 20 / 12, 16 KiB 48 / 21,
-//! 1 MiB 53 / 25; crc32fast runs level with crc-fast for the IEEE polynomial. Both crates combine by squaring a bit
+//! This module hides the crates that compute them. Measured once on one core of a Sapphire Rapids machine (crc-fast against
+//! crc32c, GB/s): 64 B 14 / 4, 1 KiB 20 / 12, 16 KiB 48 / 21, 1 MiB 53 / 25; crc32fast runs level with crc-fast for the IEEE
+//! polynomial. `cargo bench -p trireme-bench --bench crc` repeats the comparison. Both crates combine by squaring a bit
 //! matrix, 18 µs for 64 KiB, where computing those 64 KiB afresh takes 1.1 µs. So the combination is our own: a
 //! multiplication by x^(8·len) in GF(2)[x] modulo the polynomial, with the powers from a table made at compile time
 //! (0.1–0.2 µs, whatever the length).
