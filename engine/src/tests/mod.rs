@@ -8,3 +8,4 @@ mod features;
 mod kit;
 mod model;
 mod simulated;
+mod state;
