@@ -52,45 +52,37 @@ impl Shard {
                 segment.flushed,
             )
         };
-        let block = match flushed > start {
-            true => {
-                self.read_head(partition, base, &view, start, flushed)
-                    .await?
-            }
-            false => Vec::new(),
+        debug_assert!(flushed > start, "only a partial block is loaded");
+        let block = self
+            .read_verified(partition, base, &view, start, flushed)
+            .await?
+            .to_vec();
+        let (done, durable) = oneshot();
+        let entry = Entry {
+            segment_base: base,
+            position: start,
+            len: block.len() as u32,
+            ..Entry::new(RecordType::BlockImage, partition.id)
         };
-        if !block.is_empty() {
-            let (done, durable) = oneshot();
-            let entry = Entry {
-                segment_base: base,
-                position: start,
-                len: block.len() as u32,
-                ..Entry::new(RecordType::BlockImage, partition.id)
-            };
-            self.submit(entry, block.clone(), Some(done));
-            let Ok(sequence) = durable.await else {
-                return Ok(());
-            };
-            let mut inner = partition.state.borrow_mut();
-            let inner = &mut *inner;
-            if partition.gone.get() || inner.segment(base).is_none() {
-                return Ok(());
-            }
-            let chunk_max = self.chunk_max();
-            let taken = inner.tail.put_head(base, start, &block, chunk_max);
-            self.take_memory(taken);
-            let segment = inner.segment_mut(base).expect("seen");
-            segment.flushed = start;
-            segment.sums.pending.pop();
-            self.unflushed
-                .set(self.unflushed.get() + block.len() as u64);
-            self.note_span(partition, inner, base, flushed, sequence);
-        }
+        self.submit(entry, block.clone(), Some(done));
+        let Ok(sequence) = durable.await else {
+            return Ok(());
+        };
         let mut inner = partition.state.borrow_mut();
-        if let Some(segment) = inner.segment_mut(base) {
-            segment.head_on_disk = false;
-            segment.view = None;
+        let inner = &mut *inner;
+        if partition.gone.get() || inner.segment(base).is_none() {
+            return Ok(());
         }
+        let chunk_max = self.chunk_max();
+        let taken = inner.tail.put_head(base, start, &block, chunk_max);
+        self.take_memory(taken);
+        let segment = inner.segment_mut(base).expect("seen");
+        segment.flushed = start;
+        segment.sums.pending.pop();
+        (segment.head_on_disk, segment.view) = (false, None);
+        self.unflushed
+            .set(self.unflushed.get() + block.len() as u64);
+        self.note_span(partition, inner, base, flushed, sequence);
         Ok(())
     }
 
@@ -104,20 +96,6 @@ impl Shard {
                 .pending
                 .truncate(blocks.saturating_sub(in_file) as usize);
         }
-    }
-
-    async fn read_head(
-        self: &Rc<Self>,
-        partition: &Rc<Partition>,
-        base: Offset,
-        view: &Rc<crate::read_view::SegmentView>,
-        start: u64,
-        flushed: u64,
-    ) -> Result<Vec<u8>, ReadError> {
-        let bytes = self
-            .read_verified(partition, base, view, start, flushed)
-            .await?;
-        Ok(bytes.to_vec())
     }
 
     /// What is pending can never be logged: refuse it, now and from now on.
