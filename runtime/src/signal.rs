@@ -5,13 +5,17 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crate::core::{Backend, with_core};
+use crate::core::{Backend, try_with_core, with_core};
+use crate::sim::SimCore;
 
 /// Where the handler writes. A handler can reach nothing but a static.
 static EVENT: AtomicI32 = AtomicI32::new(-1);
 
 /// From now on SIGTERM and SIGINT do not end the process: they wait until somebody asks for them with [`terminated`].
 pub fn hold() {
+    if let Some(sim) = simulated() {
+        return sim.hold_signals();
+    }
     if let Err(error) = install() {
         tracing::error!(%error, "cannot watch for signals");
     }
@@ -20,13 +24,11 @@ pub fn hold() {
 /// Waits for SIGTERM or SIGINT. Meant for core 0. From the first poll on these signals no longer end the process; each
 /// call waits for one that has not been reported yet.
 pub async fn terminated() {
-    let driver = with_core(|core| match &core.backend {
-        Backend::Uring(uring) => Some(uring.driver.clone()),
-        Backend::Sim(_) => None, // simulated nodes are not asked, they crash
-    });
-    let Some(driver) = driver else {
-        return std::future::pending().await;
-    };
+    if let Some(sim) = simulated() {
+        sim.hold_signals();
+        return sim.signaled().await;
+    }
+    let driver = with_core(|core| core.driver().expect("a production core").clone());
     let event = match install() {
         Ok(event) => event,
         Err(error) => {
@@ -38,6 +40,14 @@ pub async fn terminated() {
     let mut count = [0u8; 8];
     // SAFETY: an 8-byte read into a live array from a non-blocking descriptor that is never closed.
     unsafe { libc::read(event, count.as_mut_ptr().cast(), count.len()) };
+}
+
+fn simulated() -> Option<SimCore> {
+    try_with_core(|core| match &core.backend {
+        Backend::Sim(sim) => Some(sim.clone()),
+        Backend::Uring(_) => None,
+    })
+    .flatten()
 }
 
 /// Makes the eventfd and installs the handlers, once per process.

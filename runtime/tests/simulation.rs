@@ -503,3 +503,36 @@ fn large_transfers_and_sendfile_between_nodes() {
         assert!(sim.run_until_finished(server), "seed {seed}");
     }
 }
+
+#[test]
+fn a_node_that_holds_signals_is_asked_and_any_other_one_ended() {
+    let mut sim = Simulation::new(7);
+    let asked = Rc::new(Cell::new(0));
+    let main = |asked: Rc<Cell<u32>>, holds: bool| {
+        move |_| {
+            let asked = asked.clone();
+            async move {
+                if holds {
+                    signal::hold();
+                }
+                sleep(Duration::from_secs(1)).await;
+                signal::terminated().await;
+                asked.set(asked.get() + 1);
+                signal::terminated().await;
+                asked.set(asked.get() + 1);
+            }
+        }
+    };
+    let node = sim.node(1, main(asked.clone(), true));
+    sim.run_for(Duration::from_millis(1));
+    sim.terminate(node);
+    sim.run_for(Duration::from_secs(2));
+    assert_eq!(asked.get(), 1, "it waits until it is asked for");
+    sim.terminate(node);
+    assert!(sim.run_until_finished(node));
+    assert_eq!(asked.get(), 2);
+    sim.restart(node, main(asked.clone(), false));
+    sim.run_for(Duration::from_millis(1));
+    sim.terminate(node);
+    assert!(!sim.is_running(node));
+}

@@ -1,7 +1,7 @@
 //! Where Kafka clients are told to connect.
 
-use crate::config::HostPort;
 use std::net::SocketAddr;
+use trireme::config::HostPort;
 
 /// What is advertised, and whether the host's name had to be taken for it.
 pub struct Advertised {

@@ -1,8 +1,8 @@
 //! The command line.
 
-use crate::config::{Given, Source};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use trireme::config::{Given, Source};
 
 const AFTER_HELP: &str = "\
 Every setting can be given in the file (see `trireme config`), in the environment (TRIREME_DATA_DIR, TRIREME_KAFKA_LISTEN,
@@ -41,7 +41,7 @@ pub enum Command {
 #[derive(Args, Default)]
 pub struct Settings {
     /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE", env = crate::config::ENV_CONFIG)]
+    #[arg(long, value_name = "FILE", env = trireme::config::ENV_CONFIG)]
     pub config: Option<PathBuf>,
     /// Where everything is kept [default: ./data]
     #[arg(long, value_name = "DIR")]

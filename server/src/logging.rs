@@ -1,8 +1,8 @@
 //! Logs: to stderr, a line for each event. Nothing on the way of a message logs above debug.
 
-use crate::config::{Config, LogFormat};
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
+use trireme::config::{Config, LogFormat};
 
 /// Call once, before anything logs.
 pub fn start(config: &Config) {

@@ -1,19 +1,17 @@
-//! The broker binary: configuration, start, wiring, admin HTTP. No logic of its own.
+//! The broker binary: the command line, and a process around a node. No logic of its own.
 
 #![forbid(unsafe_code)]
 
-mod admin;
 mod advertise;
 mod checks;
 mod cli;
-mod config;
 mod kafka_apis;
-mod lifecycle;
+mod launch;
 mod logging;
-mod node;
 
 use clap::Parser;
 use std::process::ExitCode;
+use trireme::config;
 
 #[global_allocator]
 static ALLOCATOR: trireme_runtime::memory::Allocator = trireme_runtime::memory::ALLOCATOR;
@@ -22,7 +20,6 @@ static ALLOCATOR: trireme_runtime::memory::Allocator = trireme_runtime::memory::
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    let started = node::Started::now();
     let cli = cli::Cli::parse();
     let (inner, print) = match cli.command {
         None => (cli::Settings::default(), false),
@@ -51,7 +48,7 @@ fn main() -> ExitCode {
     }
     logging::start(&config);
     trireme_runtime::memory::no_huge_pages();
-    match node::run(config, started) {
+    match launch::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

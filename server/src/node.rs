@@ -1,17 +1,14 @@
-//! Start, run and stop of a node: what is wired to what.
+//! A node: what is wired to what, from the first core's start to the last one's end. It runs on whatever the runtime runs
+//! on; what a process does besides (ports, limits, signals' consequences) is its launcher's.
 
 use crate::admin::{self, Admin, CoreReport, ReportRequest};
-use crate::advertise;
-use crate::checks;
 use crate::config::{Config, HostPort};
 use crate::lifecycle::{Crew, Note};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use trireme_engine::Engine;
 use trireme_engine::api::{EngineConfig, OpenError, ShardReply, ShardRequest};
@@ -19,48 +16,33 @@ use trireme_kafka::groups::service::{GroupMail, GroupMailReply, Groups};
 use trireme_kafka::groups::{GroupConfig, InUse};
 use trireme_net::{ConnectionLimit, Door, DoorConfig, DoorCounters, ReceiveMemory, Timeouts};
 use trireme_replication::{ControllerReply, ControllerRequest, Metadata, MetadataOptions};
-use trireme_runtime::{NodeConfig, PerCore, Port, Service};
-
-/// How long an address may still be in use by a broker that was killed just now.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
-const CLAIM_INTERVAL: Duration = Duration::from_millis(5);
-/// Ends a stop that takes too long, on the second signal.
-const EXIT_FORCED: i32 = 130;
-/// `engine.tail_memory = "auto"` is this part of the machine's memory, within bounds.
-const TAIL_MEMORY_AUTO_PART: u64 = 256;
-const TAIL_MEMORY_AUTO_MAX_BYTES: u64 = 1 << 30;
-const TAIL_MEMORY_AUTO_MIN_BYTES: u64 = 64 << 20;
-
-/// When the process began, for the time that a start took.
-#[derive(Clone, Copy)]
-#[allow(clippy::disallowed_types, reason = "before the runtime's clock exists")]
-pub struct Started(std::time::Instant);
-
-impl Started {
-    #[allow(
-        clippy::disallowed_methods,
-        clippy::disallowed_types,
-        reason = "before the runtime's clock exists"
-    )]
-    pub fn now() -> Self {
-        Started(std::time::Instant::now())
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "the counterpart of `now`")]
-    fn elapsed(self) -> Duration {
-        self.0.elapsed()
-    }
-}
+use trireme_runtime::{Instant, PerCore, Port, Service};
 
 /// Why the node did not start, or ended otherwise than asked for. One line.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NodeError(String);
 
-/// What every core gets.
+impl NodeError {
+    pub fn new(why: impl Into<String>) -> NodeError {
+        NodeError(why.into())
+    }
+}
+
+/// What the process around the node does when the node has come so far. Core 0 calls it.
+#[derive(Clone, Copy)]
+pub struct Hooks {
+    pub ready: fn(),
+    pub stopping: fn(),
+    /// Asked a second time to stop.
+    pub hurry: fn(),
+}
+
+/// What every core gets; one process's life long.
 #[derive(Clone)]
-struct Plan {
+pub struct Plan {
     config: Arc<Config>,
+    engine: EngineConfig,
     cores: usize,
     kafka: SocketAddr,
     admin: Option<SocketAddr>,
@@ -68,12 +50,51 @@ struct Plan {
     limit: ConnectionLimit,
     receive_memory: Vec<Arc<AtomicUsize>>,
     groups_in_use: InUse,
-    /// As it is told to clients: absolute.
-    data_dir: String,
-    started: Started,
+    hooks: Hooks,
+}
+
+/// Where a node is reached.
+#[derive(Clone)]
+pub struct Addresses {
+    /// With its real port.
+    pub kafka: SocketAddr,
+    pub admin: Option<SocketAddr>,
+    /// Where Kafka clients are told to connect.
+    pub advertised: HostPort,
 }
 
 impl Plan {
+    /// `engine` as [`engine_config`] makes it, or with other bounds. `config.data_dir` is told to clients: absolute.
+    pub fn new(
+        config: Config,
+        engine: EngineConfig,
+        cores: usize,
+        addresses: Addresses,
+        hooks: Hooks,
+    ) -> Plan {
+        Plan {
+            cores,
+            kafka: addresses.kafka,
+            admin: addresses.admin,
+            advertised: addresses.advertised,
+            limit: ConnectionLimit::new(config.max_connections),
+            receive_memory: (0..cores).map(|_| Arc::default()).collect(),
+            groups_in_use: InUse::default(),
+            engine,
+            hooks,
+            config: Arc::new(config),
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The data directory as clients are told it.
+    fn data_dir(&self) -> String {
+        self.config.data_dir.display().to_string()
+    }
+
     /// Kafka's broker settings: what is given, and what follows from this node.
     fn broker_configs(&self) -> BTreeMap<String, String> {
         let mut configs = self.config.kafka_broker.clone();
@@ -83,7 +104,7 @@ impl Plan {
                 format!("PLAINTEXT://{}", self.advertised),
             ),
             ("listeners", format!("PLAINTEXT://{}", self.kafka)),
-            ("log.dirs", self.data_dir.clone()),
+            ("log.dirs", self.data_dir()),
         ];
         configs.extend(own.map(|(name, value)| (name.to_owned(), value)));
         configs
@@ -91,12 +112,32 @@ impl Plan {
 }
 
 /// A core's ends of everything between cores.
-struct Ends {
+pub struct Ends {
     crew: Port<Note<Step>>,
     engine: Service<ShardRequest, ShardReply>,
     metadata: Service<ControllerRequest, ControllerReply>,
     groups: Service<GroupMail, GroupMailReply>,
     reports: Service<ReportRequest, CoreReport>,
+}
+
+impl Ends {
+    /// Those of all cores; each takes its own.
+    pub fn of(cores: usize) -> PerCore<Ends> {
+        let ends = trireme_runtime::mesh(cores)
+            .into_iter()
+            .zip(trireme_runtime::service(cores))
+            .zip(trireme_runtime::service(cores))
+            .zip(trireme_runtime::service(cores))
+            .zip(trireme_runtime::service(cores))
+            .map(|((((crew, engine), metadata), groups), reports)| Ends {
+                crew,
+                engine,
+                metadata,
+                groups,
+                reports,
+            });
+        PerCore::new(ends)
+    }
 }
 
 /// What core 0 has everybody do next.
@@ -112,111 +153,8 @@ enum Step {
     CloseEngine,
 }
 
-/// Runs the broker until it is told to stop.
-pub fn run(config: Config, started: Started) -> Result<(), NodeError> {
-    let cores = config.cores.unwrap_or_else(|| NodeConfig::default().cores);
-    checks::raise_open_files(config.max_connections, config.open_files, cores);
-    checks::check_locked_memory(cores);
-    checks::check_file_system(&config.data_dir);
-    let kafka = claim("kafka.listen", config.kafka_listen)?;
-    let admin = config
-        .admin_listen
-        .map(|address| claim("admin.listen", address))
-        .transpose()?;
-    let advertised = advertise::advertised(
-        config.kafka_advertise.as_ref(),
-        kafka,
-        &advertise::host_name(),
-    );
-    if advertised.is_host_name {
-        tracing::warn!(
-            advertised = %advertised.to,
-            "Kafka listens on every address; clients are told to connect to this host's name (kafka.advertise changes it)"
-        );
-    }
-    let plan = Plan {
-        cores,
-        kafka,
-        admin,
-        advertised: advertised.to,
-        limit: ConnectionLimit::new(config.max_connections),
-        receive_memory: (0..cores).map(|_| Arc::default()).collect(),
-        groups_in_use: InUse::default(),
-        data_dir: absolute(&config.data_dir),
-        started,
-        config: Arc::new(config),
-    };
-    let ends = trireme_runtime::mesh(cores)
-        .into_iter()
-        .zip(trireme_runtime::service(cores))
-        .zip(trireme_runtime::service(cores))
-        .zip(trireme_runtime::service(cores))
-        .zip(trireme_runtime::service(cores))
-        .map(|((((crew, engine), metadata), groups), reports)| Ends {
-            crew,
-            engine,
-            metadata,
-            groups,
-            reports,
-        });
-    let ends = PerCore::new(ends);
-    let outcome = Arc::new(OnceLock::new());
-    let result = outcome.clone();
-    let node = NodeConfig {
-        busy_poll: plan.config.busy_poll,
-        ..NodeConfig::with_cores(cores)
-    };
-    trireme_runtime::run_node(node, move |core| {
-        let (plan, ends, result) = (plan.clone(), ends.clone(), result.clone());
-        async move {
-            let ends = ends.take(core);
-            let ended = core_main(core, plan, ends).await;
-            if core == 0 {
-                result.set(ended).expect("core 0 ends once");
-            }
-        }
-    })
-    .map_err(|error| NodeError(checks::explain_ring_error(&error)))?;
-    outcome
-        .get()
-        .cloned()
-        .expect("every core's main has returned")
-}
-
-/// Sees to it that nobody else listens there (the doors share their address between cores, so the kernel would not mind a
-/// second broker), and picks a port if it is 0. The kernel takes a ring's sockets away some time after its process has been
-/// killed, so a broker that is started again at once has to wait for that.
-#[allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    reason = "before the runtime starts"
-)]
-fn claim(what: &str, address: SocketAddr) -> Result<SocketAddr, NodeError> {
-    let mut waited = Duration::ZERO;
-    loop {
-        let bound = std::net::TcpListener::bind(address).and_then(|l| l.local_addr());
-        match bound {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && waited < CLAIM_PATIENCE => {
-                std::thread::sleep(CLAIM_INTERVAL);
-                waited += CLAIM_INTERVAL;
-            }
-            bound => {
-                return bound.map_err(|error| NodeError(format!("{what} {address}: {error}")));
-            }
-        }
-    }
-}
-
-/// The data directory wherever the process is looked at from.
-#[allow(clippy::disallowed_methods, reason = "before the runtime starts")]
-fn absolute(dir: &Path) -> String {
-    std::path::absolute(dir)
-        .unwrap_or_else(|_| dir.to_owned())
-        .display()
-        .to_string()
-}
-
-async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError> {
+/// One core of a node, until the node has stopped. Core 0's result is the node's.
+pub async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError> {
     let Ends {
         crew,
         engine,
@@ -243,6 +181,7 @@ async fn core_main(core: usize, plan: Plan, ends: Ends) -> Result<(), NodeError>
 
 /// Core 0's part: has everybody take the next step when all have taken the last one.
 async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
+    let started = trireme_runtime::now();
     match lead_start(&crew, &plan).await {
         Ok(()) => {}
         Err(error) => {
@@ -251,19 +190,15 @@ async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
         }
     }
     let failed = |failed: crate::lifecycle::Failed| NodeError(failed.0);
-    announce(&plan);
+    announce(&plan, started);
     trireme_runtime::signal::terminated().await;
     let stopping = trireme_runtime::now();
     tracing::info!("stopping: finishing what was accepted");
-    notify_systemd(&[sd_notify::NotifyState::Stopping]);
-    trireme_runtime::spawn(async {
+    let hooks = plan.hooks;
+    (hooks.stopping)();
+    trireme_runtime::spawn(async move {
         trireme_runtime::signal::terminated().await;
-        tracing::warn!("second signal: ending at once; what was acknowledged is on disk");
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "asked for: nothing is left to say"
-        )]
-        std::process::exit(EXIT_FORCED);
+        (hooks.hurry)();
     })
     .detach();
     crew.stop_all();
@@ -277,7 +212,10 @@ async fn lead(crew: Rc<Crew<Step>>, plan: Plan) -> Result<(), NodeError> {
 }
 
 async fn lead_start(crew: &Crew<Step>, plan: &Plan) -> Result<(), NodeError> {
-    let engine = engine_config(plan, plan.cores as u16);
+    let engine = EngineConfig {
+        shards: plan.cores as u16,
+        ..plan.engine.clone()
+    };
     let shards = Engine::prepare(&engine)
         .await
         .map_err(|error| NodeError(explain_open(&error, plan)))?;
@@ -294,7 +232,7 @@ async fn lead_start(crew: &Crew<Step>, plan: &Plan) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn announce(plan: &Plan) {
+fn announce(plan: &Plan, started: Instant) {
     let admin = plan
         .admin
         .map_or("off".to_owned(), |address| address.to_string());
@@ -304,27 +242,16 @@ fn announce(plan: &Plan) {
         admin,
         data = %plan.config.data_dir.display(),
         cores = plan.cores,
-        ms = plan.started.elapsed().as_millis() as u64,
+        ms = started.elapsed().as_millis() as u64,
         "ready"
     );
-    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    (plan.hooks.ready)();
 }
 
-fn notify_systemd(state: &[sd_notify::NotifyState<'_>]) {
-    // Without systemd there is nobody to tell.
-    let _ = sd_notify::notify(state);
-}
-
-fn engine_config(plan: &Plan, shards: u16) -> EngineConfig {
-    let config = &plan.config;
-    let auto = || {
-        let memory = checks::memory_bytes().unwrap_or(TAIL_MEMORY_AUTO_MIN_BYTES);
-        (memory / TAIL_MEMORY_AUTO_PART)
-            .clamp(TAIL_MEMORY_AUTO_MIN_BYTES, TAIL_MEMORY_AUTO_MAX_BYTES)
-    };
+/// The engine as the configuration wants it; `tail_memory_bytes` holds where that leaves it to the machine.
+pub fn engine_config(config: &Config, tail_memory_bytes: u64) -> EngineConfig {
     EngineConfig {
-        shards,
-        tail_memory_bytes: config.tail_memory_bytes.unwrap_or_else(auto),
+        tail_memory_bytes: config.tail_memory_bytes.unwrap_or(tail_memory_bytes),
         unflushed_max_bytes: config.unflushed_max_bytes,
         wal_file_bytes: config.wal_file_bytes,
         fd_cache: config.open_files,
@@ -388,7 +315,10 @@ impl Hand {
         let Step::Open { shards } = self.crew.follow().await? else {
             unreachable!("the first step is to open")
         };
-        let config = engine_config(&self.plan, shards);
+        let config = EngineConfig {
+            shards,
+            ..self.plan.engine.clone()
+        };
         let engine = match Engine::open(config, self.core, self.plan.cores, engine_mail).await {
             Ok(engine) => engine,
             Err(error) => return self.fail(explain_open(&error, &self.plan)),
@@ -457,7 +387,7 @@ impl Hand {
         let kafka_config = trireme_kafka::DoorConfig::from_settings(
             plan.advertised.host.clone(),
             plan.advertised.port,
-            plan.data_dir.clone(),
+            plan.data_dir(),
             &plan.broker_configs(),
         )?;
         let kafka =

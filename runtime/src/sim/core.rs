@@ -34,6 +34,23 @@ impl SimCore {
         self.world.one_in(8)
     }
 
+    /// From now on the process waits for signals.
+    pub(crate) fn hold_signals(&self) {
+        self.machine().signals.held.set(true);
+    }
+
+    /// Waits for a signal that has not been reported yet.
+    pub(crate) async fn signaled(&self) {
+        let machine = self.machine();
+        let signals = &machine.signals;
+        loop {
+            if let Some(left) = signals.waiting.get().checked_sub(1) {
+                return signals.waiting.set(left);
+            }
+            signals.arrived.notified().await;
+        }
+    }
+
     pub(super) fn machine(&self) -> Rc<Node> {
         self.world.node(self.node)
     }

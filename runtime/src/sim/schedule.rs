@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::core::SimCore;
 use super::disk::Disk;
 use super::net::NodeNet;
-use super::world::{Node, World};
+use super::world::{Node, Signals, World};
 use crate::core::{Backend, Core, enter};
 use crate::mail::MailRoom;
 use crate::queue::TaskQueue;
@@ -73,6 +73,7 @@ impl Simulation {
             cores: RefCell::default(),
             core_count: Cell::new(0),
             mains_left: Cell::new(0),
+            signals: Signals::default(),
         }));
         self.start(id, cores, main);
         id
@@ -94,6 +95,8 @@ impl Simulation {
         node.incarnation.set(node.incarnation.get() + 1);
         node.core_count.set(cores);
         node.mains_left.set(cores);
+        node.signals.held.set(false);
+        node.signals.waiting.set(0);
         let peers: Arc<[Arc<CoreWake>]> = (0..cores)
             .map(|_| Arc::new(CoreWake::simulated()))
             .collect();
@@ -139,6 +142,21 @@ impl Simulation {
     /// SIGKILL: as [`Simulation::crash`], but what was written stays, synced or not.
     pub fn kill(&mut self, node: NodeId) {
         self.end(node.0, End::Kill);
+    }
+
+    /// SIGTERM: ends the process as [`Simulation::kill`] does, or wakes its [`terminated`](crate::signal::terminated) if it
+    /// holds signals by now.
+    pub fn terminate(&mut self, node: NodeId) {
+        let machine = self.world.node(node.0);
+        if !machine.signals.held.get() {
+            return self.end(node.0, End::Kill);
+        }
+        self.world.note(0x7E);
+        machine
+            .signals
+            .waiting
+            .set(machine.signals.waiting.get() + 1);
+        machine.signals.arrived.notify_all();
     }
 
     /// Starts a crashed or ended node again on its disk, with as many cores as before.

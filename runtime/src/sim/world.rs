@@ -12,6 +12,7 @@ use super::file::OpenFile;
 use super::net::NodeNet;
 use crate::core::Core;
 use crate::random;
+use crate::sync::Notify;
 use crate::time::Instant;
 
 /// What happens at a moment. It checks by itself whether its node still lives.
@@ -37,6 +38,17 @@ pub(super) struct Node {
     pub(super) cores: RefCell<Vec<Rc<Core>>>,
     pub(super) core_count: Cell<usize>,
     pub(super) mains_left: Cell<usize>,
+    pub(super) signals: Signals,
+}
+
+/// SIGTERM for the process that runs on a node.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// It waits for them; before that one ends it.
+    pub(super) held: Cell<bool>,
+    /// Sent and not reported yet.
+    pub(super) waiting: Cell<usize>,
+    pub(super) arrived: Notify,
 }
 
 impl World {
