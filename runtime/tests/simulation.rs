@@ -299,7 +299,7 @@ fn names_and_sizes_without_their_sync_may_be_lost() {
 #[test]
 fn a_write_under_way_may_be_torn() {
     let outcomes = Rc::new(RefCell::new(BTreeSet::new()));
-    for seed in 0..300 {
+    for seed in 0..1500 {
         let mut sim = Simulation::new(seed);
         let node = sim.node(1, |_| async {
             let file = durable_file("/log", OpenOptions::CREATE.direct()).await;
@@ -311,7 +311,7 @@ fn a_write_under_way_may_be_torn() {
             buf.fill(1);
             file.write_durable_at(buf, 0).await.0.unwrap();
         });
-        sim.run_for(Duration::from_micros(seed * 30));
+        sim.run_for(Duration::from_micros(seed % 100 * 30));
         sim.crash(node);
         let outcomes = outcomes.clone();
         sim.restart(node, move |_| {

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::recorder::Whose;
 use super::world::{Later, Node, Pending, World};
 use crate::time::Instant;
 
@@ -13,6 +14,7 @@ const START_UNIX_MS: i64 = 1_800_000_000_000;
 pub(crate) struct SimCore {
     pub(super) world: Rc<World>,
     pub(super) node: usize,
+    pub(super) core: usize,
     pub(super) incarnation: u64,
 }
 
@@ -55,20 +57,28 @@ impl SimCore {
         self.world.node(self.node)
     }
 
+    pub(super) fn whose(&self) -> Whose {
+        Whose::Core(self.node, self.core)
+    }
+
+    pub(super) fn record(&self, what: std::fmt::Arguments<'_>) {
+        self.world.record(self.whose(), what);
+    }
+
     /// Whether this process still runs.
     pub(super) fn alive(&self) -> bool {
         self.machine().incarnation.get() == self.incarnation
     }
 
-    /// Does `f` after up to `delay_max` ns, if the process then still runs. It happens whether or not the future lives.
+    /// Does `f` after `delay` ns, if the process then still runs. It happens whether or not the future lives.
     pub(super) fn later<T: 'static>(
         &self,
-        delay_max: u64,
+        delay: u64,
         f: impl FnOnce() -> T + 'static,
     ) -> Pending<T> {
         let (later, pending) = Later::new();
         let this = self.clone();
-        self.world.after(self.delay(delay_max), move || {
+        self.world.after(delay, move || {
             if this.alive() {
                 later.set(f());
             }

@@ -1,22 +1,20 @@
-//! A disk that keeps what was written apart from what is durable.
+//! A disk: its tree of names, and the files they lead to.
 //!
-//! Data: a crash decides for each unsynced sector by seed whether it made it (so a write of several sectors can be torn).
-//! Sizes: those of plain writes, `allocate` and `truncate` are lost until a sync of the file; a durable write makes the
-//! size durable that it needs itself. Names: creating, renaming and removing are lost until a sync of the directory; of
-//! what was not synced a crash keeps a beginning, as a journal does.
+//! Creating, renaming and removing are lost until a sync of the directory; of what was not synced a crash keeps a beginning,
+//! as a journal does. Files keep what was written apart from what is durable themselves, see [`FileData`].
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::path::{Component, Path};
 use std::rc::Rc;
 
-use super::SECTOR;
-use super::world::World;
+use super::data::{Fate, FileData};
 use crate::fs::DirEntry;
 
 const ROOT: u64 = 0;
+/// A file takes whole blocks of the disk.
+const BLOCK: u64 = 4096;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Entry {
@@ -24,25 +22,15 @@ struct Entry {
     is_dir: bool,
 }
 
-#[derive(Default)]
-struct Dir {
+#[derive(Clone, Default)]
+pub(super) struct Dir {
     live: BTreeMap<String, Entry>,
     durable: BTreeMap<String, Entry>,
 }
 
 /// A change of names that a crash keeps or loses as a whole: directory, name, what it names from then on.
-struct NameChange(Vec<(u64, String, Option<Entry>)>);
-
-#[derive(Default)]
-pub(super) struct FileData {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    /// Sectors that were changed since they became durable.
-    dirty: BTreeSet<u64>,
-    /// The open file that holds the lock.
-    pub(super) locked_by: Option<u64>,
-    pub(super) modified_ms: i64,
-}
+#[derive(Clone)]
+pub(super) struct NameChange(Vec<(u64, String, Option<Entry>)>);
 
 pub(super) type FileRef = Rc<RefCell<FileData>>;
 
@@ -50,6 +38,15 @@ pub(super) struct Disk {
     next_id: u64,
     dirs: BTreeMap<u64, Dir>,
     files: BTreeMap<u64, FileRef>,
+    pending: Vec<NameChange>,
+}
+
+/// A disk at a moment, apart from any simulation.
+#[derive(Clone)]
+pub(super) struct Image {
+    next_id: u64,
+    dirs: BTreeMap<u64, Dir>,
+    files: BTreeMap<u64, FileData>,
     pending: Vec<NameChange>,
 }
 
@@ -248,9 +245,19 @@ impl Disk {
         }
     }
 
-    /// Bytes of all files.
+    /// Bytes that a file of this length takes.
+    pub(super) fn taken(len: u64) -> u64 {
+        len.next_multiple_of(BLOCK)
+    }
+
+    /// Bytes that files take: those that have a name, and those that are open.
     pub(super) fn used(&self) -> u64 {
-        self.files.values().map(|file| file.borrow().len()).sum()
+        let named = self.named();
+        let takes_space = |(id, file): (&u64, &FileRef)| {
+            (named.contains(id) || Rc::strong_count(file) > 1)
+                .then(|| Disk::taken(file.borrow().len()))
+        };
+        self.files.iter().filter_map(takes_space).sum()
     }
 
     /// The process that held them has ended.
@@ -261,8 +268,11 @@ impl Disk {
     }
 
     /// Power cut.
-    pub(super) fn crash(&mut self, world: &World) {
-        let kept = world.below(self.pending.len() as u64 + 1) as usize;
+    pub(super) fn crash(&mut self, fate: &mut dyn Fate) {
+        let kept = match self.pending.len() {
+            0 => 0,
+            changes => fate.kept(changes),
+        };
         for change in self.pending.drain(..).take(kept).collect::<Vec<_>>() {
             self.make_durable(change);
         }
@@ -271,12 +281,12 @@ impl Disk {
         }
         self.collect_garbage();
         for file in self.files.values() {
-            file.borrow_mut().crash(world);
+            file.borrow_mut().crash(fate);
         }
     }
 
-    /// Forgets what no name leads to any more. Only after a crash: before, it may be open.
-    fn collect_garbage(&mut self) {
+    /// Ids of what names lead to.
+    fn named(&self) -> BTreeSet<u64> {
         let mut found = BTreeSet::from([ROOT]);
         let mut todo = vec![ROOT];
         while let Some(dir) = todo.pop() {
@@ -286,92 +296,60 @@ impl Disk {
                 }
             }
         }
+        found
+    }
+
+    /// Forgets what no name leads to any more. Only after a crash: before, it may be open, or come back by one.
+    fn collect_garbage(&mut self) {
+        let found = self.named();
         self.dirs.retain(|id, _| found.contains(id));
         self.files.retain(|id, _| found.contains(id));
     }
-}
 
-fn sectors(range: Range<u64>) -> Range<u64> {
-    let sector = SECTOR as u64;
-    range.start / sector..range.end.div_ceil(sector)
-}
-
-/// Copies a sector as far as both reach.
-fn copy_sector(from: &[u8], to: &mut [u8], sector: u64) {
-    let start = sector as usize * SECTOR;
-    let end = (start + SECTOR).min(from.len()).min(to.len());
-    if start < end {
-        to[start..end].copy_from_slice(&from[start..end]);
-    }
-}
-
-impl FileData {
-    pub(super) fn len(&self) -> u64 {
-        self.live.len() as u64
-    }
-
-    /// Copies what is there at `pos` and says how much that was.
-    pub(super) fn read(&self, pos: u64, out: &mut Vec<u8>, len: usize) {
-        let start = usize::try_from(pos)
-            .unwrap_or(usize::MAX)
-            .min(self.live.len());
-        let end = start.saturating_add(len).min(self.live.len());
-        out.extend_from_slice(&self.live[start..end]);
-    }
-
-    pub(super) fn write(&mut self, pos: u64, bytes: &[u8]) {
-        let start = pos as usize;
-        let end = start + bytes.len();
-        if end > self.live.len() {
-            self.live.resize(end, 0);
-        }
-        self.live[start..end].copy_from_slice(bytes);
-        self.dirty.extend(sectors(pos..end as u64));
-    }
-
-    pub(super) fn set_len(&mut self, len: u64) {
-        let old = self.live.len() as u64;
-        self.live.resize(len as usize, 0);
-        self.dirty.extend(sectors(old.min(len)..old.max(len)));
-    }
-
-    /// Makes the sectors of a range durable, and the size as far as the range needs it.
-    pub(super) fn make_durable(&mut self, range: Range<u64>) {
-        let needed = range.end.min(self.len()) as usize;
-        if self.durable.len() < needed {
-            self.durable.resize(needed, 0);
-        }
-        for sector in sectors(range) {
-            copy_sector(&self.live, &mut self.durable, sector);
-            self.dirty.remove(&sector);
-        }
-    }
-
-    /// What a sync that begins now has to cover.
-    pub(super) fn begin_sync(&self) -> (u64, BTreeSet<u64>) {
-        (self.len(), self.dirty.clone())
-    }
-
-    pub(super) fn end_sync(&mut self, (len, dirty): (u64, BTreeSet<u64>)) {
-        self.durable.resize(len as usize, 0);
-        for sector in dirty {
-            copy_sector(&self.live, &mut self.durable, sector);
-            self.dirty.remove(&sector);
-        }
-    }
-
-    fn crash(&mut self, world: &World) {
-        self.locked_by = None;
-        if self.live.len() != self.durable.len() && world.one_in(2) {
-            self.durable.resize(self.live.len(), 0);
-        }
-        // All, none, or some of it by the sector.
-        let fate = world.below(3);
-        for sector in std::mem::take(&mut self.dirty) {
-            if fate == 0 || fate == 1 && world.one_in(2) {
-                copy_sector(&self.live, &mut self.durable, sector);
+    /// All files and their paths, in the order of the paths' names.
+    pub(super) fn all_files(&self) -> Vec<(String, FileRef)> {
+        let mut files = Vec::new();
+        let mut todo = vec![(ROOT, String::new())];
+        while let Some((dir, path)) = todo.pop() {
+            for (name, entry) in &self.dirs[&dir].live {
+                let path = format!("{path}/{name}");
+                match entry.is_dir {
+                    true => todo.push((entry.id, path)),
+                    false => files.push((path, self.files[&entry.id].clone())),
+                }
             }
         }
-        self.live = self.durable.clone();
+        files.sort_by(|a, b| a.0.cmp(&b.0));
+        files
+    }
+
+    pub(super) fn image(&self) -> Image {
+        let files = self.files.iter();
+        Image {
+            next_id: self.next_id,
+            dirs: self.dirs.clone(),
+            files: files
+                .map(|(id, file)| (*id, file.borrow().clone()))
+                .collect(),
+            pending: self.pending.clone(),
+        }
+    }
+
+    pub(super) fn of_image(image: Image) -> Disk {
+        let files = image.files.into_iter();
+        Disk {
+            next_id: image.next_id,
+            dirs: image.dirs,
+            files: files
+                .map(|(id, file)| (id, Rc::new(RefCell::new(file))))
+                .collect(),
+            pending: image.pending,
+        }
+    }
+}
+
+impl Image {
+    pub(super) fn unsynced_sectors(&self) -> u64 {
+        self.files.values().map(FileData::unsynced_sectors).sum()
     }
 }

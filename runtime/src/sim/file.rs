@@ -1,22 +1,22 @@
-//! File operations of a simulated process.
+//! Operations of a simulated process on an open file.
 
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::SECTOR;
+use super::calls::{Call, CallKind};
 use super::core::SimCore;
-use super::disk::{FileRef, Found};
+use super::data::Sequence;
+use super::disk::FileRef;
+use super::faults::{DiskError, Fault};
 use crate::buf::{IoBuf, IoBufMut};
-use crate::fs::{DirEntry, FsSpace, Metadata, OpenOptions};
+use crate::fs::OpenOptions;
 
-/// Longest delays, in ns.
-const READ_MAX: u64 = 2_000_000;
-const WRITE_MAX: u64 = 1_000_000;
-const SYNC_MAX: u64 = 10_000_000;
-const NAME_MAX: u64 = 1_000_000;
-/// Size of a simulated disk.
-const DISK_BYTES: u64 = 1 << 40;
+/// Longest delays of a healthy disk, in ns.
+pub(super) const READ_MAX: u64 = 2_000_000;
+pub(super) const WRITE_MAX: u64 = 1_000_000;
+pub(super) const SYNC_MAX: u64 = 10_000_000;
+pub(super) const NAME_MAX: u64 = 1_000_000;
 /// Largest simulated file: files live in memory.
 const FILE_BYTES_MAX: u64 = 1 << 32;
 
@@ -38,6 +38,8 @@ impl Clone for SimFile {
 pub(super) struct OpenFile {
     id: u64,
     file: FileRef,
+    /// As it was opened; for people.
+    path: String,
     options: OpenOptions,
     core: SimCore,
 }
@@ -54,57 +56,17 @@ impl Drop for OpenFile {
     }
 }
 
+/// A write that has taken place, and where.
+struct Written {
+    file: FileRef,
+    sequence: Sequence,
+    end: u64,
+}
+
 /// An open file under way between cores. It has to be `Send`, so it only names the file.
 pub(crate) struct SharedSimFile(u64);
 
 impl SimCore {
-    /// An operation on names.
-    async fn on_names<T: 'static>(
-        &self,
-        f: impl FnOnce(&mut super::disk::Disk) -> io::Result<T> + 'static,
-    ) -> io::Result<T> {
-        let machine = self.machine();
-        self.world.note(0x4E);
-        self.later(NAME_MAX, move || f(&mut machine.disk.borrow_mut()))
-            .await
-    }
-
-    pub(crate) async fn open(&self, path: &Path, options: OpenOptions) -> io::Result<SimFile> {
-        let path = path.to_owned();
-        let now_ms = self.unix_ms();
-        let file = self
-            .on_names(move |disk| {
-                let file = match disk.find(&path) {
-                    Ok(_) if options.create_new => return Err(ErrorKind::AlreadyExists.into()),
-                    Ok(Found::File(file)) => file,
-                    Ok(Found::Dir(_)) => return Err(ErrorKind::IsADirectory.into()),
-                    Err(error)
-                        if error.kind() == ErrorKind::NotFound
-                            && (options.create || options.create_new) =>
-                    {
-                        disk.create_file(&path)?
-                    }
-                    Err(error) => return Err(error),
-                };
-                if options.truncate {
-                    file.borrow_mut().set_len(0);
-                    file.borrow_mut().modified_ms = now_ms;
-                }
-                Ok(file)
-            })
-            .await?;
-        let open = OpenFile {
-            id: self.world.random(),
-            file,
-            options,
-            core: self.clone(),
-        };
-        Ok(SimFile {
-            open: Rc::new(open),
-            core: self.clone(),
-        })
-    }
-
     pub(crate) fn attach(&self, shared: SharedSimFile) -> SimFile {
         let open = self.world.shared_files.borrow_mut().remove(&shared.0);
         SimFile {
@@ -112,67 +74,23 @@ impl SimCore {
             core: self.clone(),
         }
     }
-
-    pub(crate) async fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let path = path.to_owned();
-        self.on_names(move |disk| disk.create_dir(&path)).await
-    }
-
-    pub(crate) async fn unlink(&self, path: &Path, dir: bool) -> io::Result<()> {
-        let path = path.to_owned();
-        self.on_names(move |disk| disk.unlink(&path, dir)).await
-    }
-
-    pub(crate) async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let (from, to) = (from.to_owned(), to.to_owned());
-        self.on_names(move |disk| disk.rename(&from, &to)).await
-    }
-
-    pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let machine = self.machine();
-        let path: PathBuf = path.to_owned();
-        self.world.note(0x53);
-        self.later(SYNC_MAX, move || machine.disk.borrow_mut().sync_dir(&path))
-            .await
-    }
-
-    pub(crate) async fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        let path = path.to_owned();
-        self.on_names(move |disk| disk.read_dir(&path)).await
-    }
-
-    pub(crate) async fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        let path = path.to_owned();
-        self.on_names(move |disk| {
-            Ok(match disk.find(&path)? {
-                Found::Dir(_) => Metadata {
-                    is_dir: true,
-                    size: 0,
-                    modified_ms: 0,
-                },
-                Found::File(file) => {
-                    let file = file.borrow();
-                    Metadata {
-                        is_dir: false,
-                        size: file.len(),
-                        modified_ms: file.modified_ms,
-                    }
-                }
-            })
-        })
-        .await
-    }
-
-    pub(crate) fn space(&self) -> FsSpace {
-        let used = self.machine().disk.borrow().used();
-        FsSpace {
-            free_bytes: DISK_BYTES.saturating_sub(used),
-            total_bytes: DISK_BYTES,
-        }
-    }
 }
 
 impl SimFile {
+    pub(super) fn new(core: SimCore, file: FileRef, path: String, options: OpenOptions) -> SimFile {
+        let open = OpenFile {
+            id: core.world.random(),
+            file,
+            path,
+            options,
+            core: core.clone(),
+        };
+        SimFile {
+            open: Rc::new(open),
+            core,
+        }
+    }
+
     /// O_DIRECT's rules.
     fn check(&self, address: *const u8, pos: u64, len: usize) -> io::Result<()> {
         let unaligned = |n: u64| !n.is_multiple_of(SECTOR as u64);
@@ -213,10 +131,17 @@ impl SimFile {
         }
         let len = self.shorten(len);
         self.core.world.note(pos ^ len as u64);
-        let file = self.open.file.clone();
-        let done = self.core.later(READ_MAX, move || {
-            let count = read_into(&file, &mut buf, at, pos, len);
-            (Ok(count), buf)
+        let call = self.core.submit(CallKind::Read, READ_MAX);
+        let this = self.clone();
+        let done = self.core.complete(call, move || {
+            let result = match call.error {
+                Some(error) => Err(error.to_io()),
+                None => Ok(read_into(&this.open.file, &mut buf, at, pos, len)),
+            };
+            let path = &this.open.path;
+            this.core
+                .record_call(call, format_args!("read {path} {pos}+{len}"), &result);
+            (result, buf)
         });
         done.await
     }
@@ -254,36 +179,161 @@ impl SimFile {
         self.core
             .world
             .note(pos ^ (len as u64) << 1 ^ u64::from(durable));
-        let end = pos + len as u64;
+        let call = self.core.submit(CallKind::Write, WRITE_MAX);
+        // An error may come before the bytes are there, or when they should become durable.
+        let fails_late = durable && call.error == Some(DiskError::Io) && self.core.world.one_in(2);
         let now_ms = self.core.unix_ms();
-        let file = self.open.file.clone();
+        let this = self.clone();
         // First it is somewhere between memory and disk, where a crash may tear it; then it is done.
-        self.core
-            .later(WRITE_MAX, move || {
-                let mut file = file.borrow_mut();
-                file.write(pos, &bytes[..len]);
-                file.modified_ms = now_ms;
-            })
-            .await;
+        let written = self.core.complete(call, move || {
+            this.core.boundary("write", &this.open.path);
+            let bytes = &bytes[..len];
+            let result = match call.error {
+                Some(error) if !fails_late => {
+                    if error == DiskError::Io {
+                        this.write_some_sectors(pos, bytes);
+                    }
+                    Err(error.to_io())
+                }
+                _ => this.write_now(pos, bytes),
+            };
+            this.open.file.borrow_mut().modified_ms = now_ms;
+            if result.is_err() || !durable {
+                this.record_write(call, pos, len, durable, &result);
+            }
+            result
+        });
+        let written = match written.await {
+            Ok(written) => written,
+            Err(error) => return (Err(error), bufs),
+        };
         if durable {
-            let file = self.open.file.clone();
-            self.core
-                .later(SYNC_MAX / 4, move || {
-                    file.borrow_mut().make_durable(pos..end)
-                })
-                .await;
+            let this = self.clone();
+            let delay = self.core.delay(SYNC_MAX / 4);
+            let synced = self.core.later(delay, move || {
+                this.core.boundary("durable", &this.open.path);
+                let result = match fails_late {
+                    true => Err(DiskError::Io.to_io()),
+                    false => Ok(()),
+                };
+                if result.is_ok() {
+                    let mut file = written.file.borrow_mut();
+                    file.make_durable(written.sequence, written.end);
+                }
+                this.record_write(call, pos, len, durable, &result);
+                result
+            });
+            if let Err(error) = synced.await {
+                return (Err(error), bufs);
+            }
         }
         (Ok(len), bufs)
     }
 
-    pub(crate) async fn sync(&self) -> io::Result<()> {
-        let covers = self.open.file.borrow().begin_sync();
-        let file = self.open.file.clone();
-        self.core.world.note(covers.0);
+    fn record_write<T>(
+        &self,
+        call: Call,
+        pos: u64,
+        len: usize,
+        durable: bool,
+        result: &io::Result<T>,
+    ) {
+        let (path, how) = (&self.open.path, if durable { ", durable" } else { "" });
         self.core
-            .later(SYNC_MAX, move || file.borrow_mut().end_sync(covers))
-            .await;
-        Ok(())
+            .record_call(call, format_args!("write {path} {pos}+{len}{how}"), result);
+    }
+
+    /// The bytes arrive in the page cache or the disk's own: here, or where the disk thinks that this is.
+    fn write_now(&self, pos: u64, bytes: &[u8]) -> io::Result<Written> {
+        let machine = self.core.machine();
+        let (old, end) = (self.open.file.borrow().len(), pos + bytes.len() as u64);
+        self.core.make_room(&machine.disk, old, old.max(end))?;
+        let misdirect_one_in = machine.disk_faults.borrow().misdirect_one_in;
+        if self.core.world.chance(misdirect_one_in)
+            && let Some((file, pos)) = self.elsewhere(pos, bytes.len())
+        {
+            self.core.world.count(Fault::Misdirected, self.core.whose());
+            if end > old {
+                self.open.file.borrow_mut().set_len(end);
+            }
+            let sequence = file.borrow_mut().write(pos, bytes);
+            return Ok(Written {
+                file,
+                sequence,
+                end: pos + bytes.len() as u64,
+            });
+        }
+        let file = self.open.file.clone();
+        let sequence = file.borrow_mut().write(pos, bytes);
+        Ok(Written {
+            file,
+            sequence,
+            end,
+        })
+    }
+
+    /// Another place of the disk that has room for a write of whole sectors.
+    fn elsewhere(&self, pos: u64, len: usize) -> Option<(FileRef, u64)> {
+        let sector = SECTOR as u64;
+        if len == 0 || !pos.is_multiple_of(sector) || !(len as u64).is_multiple_of(sector) {
+            return None;
+        }
+        let mut files = self.core.machine().disk.borrow().all_files();
+        files.retain(|(_, file)| file.borrow().len() >= len as u64);
+        if files.is_empty() {
+            return None;
+        }
+        let world = &self.core.world;
+        let (path, file) = files.swap_remove(world.below(files.len() as u64) as usize);
+        let last = (file.borrow().len() - len as u64) / sector;
+        let to = world.below(last + 1) * sector;
+        if Rc::ptr_eq(&file, &self.open.file) && to == pos {
+            return None;
+        }
+        self.core
+            .record(format_args!("what follows goes to {path} {to}"));
+        Some((file, to))
+    }
+
+    /// A write that fails leaves each of its sectors as it was or not. It does not make the file longer.
+    fn write_some_sectors(&self, pos: u64, bytes: &[u8]) {
+        let mut file = self.open.file.borrow_mut();
+        let mut at = pos;
+        let end = (pos + bytes.len() as u64).min(file.len());
+        while at < end {
+            let next = ((at / SECTOR as u64 + 1) * SECTOR as u64).min(end);
+            if self.core.world.one_in(2) {
+                file.write(at, &bytes[(at - pos) as usize..(next - pos) as usize]);
+            }
+            at = next;
+        }
+    }
+
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let covers = self.open.file.borrow().newest();
+        self.core.world.note(covers);
+        let call = self.core.submit(CallKind::Sync, SYNC_MAX);
+        let this = self.clone();
+        let done = self.core.complete(call, move || {
+            this.core.boundary("sync", &this.open.path);
+            let mut file = this.open.file.borrow_mut();
+            let result = match call.error {
+                Some(error) => {
+                    file.sync_failed(covers);
+                    Err(error.to_io())
+                }
+                None => {
+                    file.synced(covers);
+                    Ok(())
+                }
+            };
+            drop(file);
+            let path = &this.open.path;
+            this.core
+                .record_call(call, format_args!("sync {path}"), &result);
+            result
+        });
+        done.await
     }
 
     pub(crate) async fn allocate(&self, pos: u64, len: u64) -> io::Result<()> {
@@ -291,32 +341,63 @@ impl SimFile {
             .checked_add(len)
             .filter(|end| *end <= FILE_BYTES_MAX)
             .ok_or(ErrorKind::FileTooLarge)?;
-        let file = self.open.file.clone();
-        self.core
-            .later(WRITE_MAX, move || {
-                let mut file = file.borrow_mut();
-                if file.len() < end {
-                    file.set_len(end);
-                }
-            })
-            .await;
-        Ok(())
+        self.resize("allocate", CallKind::Allocate, end, |old, new| old.max(new))
+            .await
     }
 
     pub(crate) async fn truncate(&self, len: u64) -> io::Result<()> {
         if len > FILE_BYTES_MAX {
             return Err(ErrorKind::FileTooLarge.into());
         }
-        let file = self.open.file.clone();
-        self.core
-            .later(WRITE_MAX, move || file.borrow_mut().set_len(len))
-            .await;
-        Ok(())
+        self.resize(
+            "truncate",
+            CallKind::Names { takes_space: false },
+            len,
+            |_, new| new,
+        )
+        .await
+    }
+
+    async fn resize(
+        &self,
+        what: &'static str,
+        kind: CallKind,
+        len: u64,
+        new_len: fn(u64, u64) -> u64,
+    ) -> io::Result<()> {
+        let call = self.core.submit(kind, WRITE_MAX);
+        let this = self.clone();
+        let done = self.core.complete(call, move || {
+            this.core.boundary(what, &this.open.path);
+            let old = this.open.file.borrow().len();
+            let new = new_len(old, len);
+            let has_room = match (call.error, kind) {
+                (Some(error), _) => Err(error.to_io()),
+                // A longer file that was not allocated takes its space as it is written.
+                (None, CallKind::Allocate) => {
+                    this.core.make_room(&this.core.machine().disk, old, new)
+                }
+                (None, _) => Ok(()),
+            };
+            let result = has_room.map(|()| this.open.file.borrow_mut().set_len(new));
+            let path = &this.open.path;
+            this.core
+                .record_call(call, format_args!("{what} {path} {len}"), &result);
+            result
+        });
+        done.await
     }
 
     pub(crate) async fn size(&self) -> io::Result<u64> {
         let file = self.open.file.clone();
-        Ok(self.core.later(NAME_MAX, move || file.borrow().len()).await)
+        let call = self
+            .core
+            .submit(CallKind::Names { takes_space: false }, NAME_MAX);
+        let done = self.core.complete(call, move || match call.error {
+            Some(error) => Err(error.to_io()),
+            None => Ok(file.borrow().len()),
+        });
+        done.await
     }
 
     pub(crate) fn read_resident<B: IoBufMut>(

@@ -8,15 +8,14 @@ use std::rc::{Rc, Weak};
 
 use super::NodeId;
 use super::core::SimCore;
+use super::faults::Fault;
+use super::pipe::Pipe;
 use super::stream::SimStream;
-use super::world::World;
 use crate::net::ListenOptions;
 use crate::sync::Notify;
 
-/// Bytes of one direction that are sent and not yet received.
-pub(super) const PIPE_BYTES_MAX: usize = 64 << 10;
-/// Longest delay of a piece, in ns.
-const DELAY_MAX: u64 = 2_000_000;
+/// Longest delay of a connect, in ns.
+const CONNECT_MAX: u64 = 2_000_000;
 const EPHEMERAL_PORTS: std::ops::Range<u16> = 32768..60999;
 
 /// A machine's side of the network.
@@ -28,12 +27,12 @@ pub(super) struct NodeNet {
 }
 
 impl NodeNet {
-    /// The machine's connections are gone: both ends see a reset, listeners vanish.
-    pub(super) fn reset(&self) {
+    /// The machine `node` forgets its connections, listeners vanish. Peers see a reset, except where `is_silent`.
+    pub(super) fn sever(&self, node: usize, mut is_silent: impl FnMut() -> bool) {
         let listeners = self.listeners.take();
         for pipe in self.pipes.take() {
             if let Some(pipe) = pipe.upgrade() {
-                pipe.reset();
+                pipe.sever(node, is_silent());
             }
         }
         drop(listeners);
@@ -64,83 +63,6 @@ impl NodeNet {
 pub(super) fn node_ip(node: NodeId) -> IpAddr {
     let n = node.0 as u32 + 1;
     IpAddr::V4(Ipv4Addr::from(0x0A00_0000 | n))
-}
-
-/// One direction of a connection.
-pub(super) struct Pipe {
-    pub(super) world: Rc<World>,
-    pub(super) state: RefCell<PipeState>,
-    pub(super) changed: Notify,
-}
-
-#[derive(Default)]
-pub(super) struct PipeState {
-    pub(super) arrived: VecDeque<u8>,
-    /// Sent and not arrived yet.
-    pub(super) travelling: usize,
-    /// When the last piece arrives: later ones do not overtake it.
-    last_arrival: u64,
-    /// The sender has ended, and that has arrived.
-    pub(super) ended: bool,
-    /// The sender has ended.
-    pub(super) closed: bool,
-    /// The receiver does not read any more.
-    pub(super) unread: bool,
-    pub(super) reset: bool,
-}
-
-impl Pipe {
-    fn reset(&self) {
-        let mut state = self.state.borrow_mut();
-        state.reset = true;
-        state.arrived.clear();
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    /// When the next piece arrives.
-    fn arrival(&self) -> u64 {
-        let max = if self.world.one_in(16) {
-            DELAY_MAX
-        } else {
-            DELAY_MAX / 8
-        };
-        let time = self.world.now().as_nanos() + 1 + self.world.below(max);
-        let mut state = self.state.borrow_mut();
-        state.last_arrival = state.last_arrival.max(time);
-        state.last_arrival
-    }
-
-    pub(super) fn send(self: &Rc<Self>, bytes: Vec<u8>) {
-        self.state.borrow_mut().travelling += bytes.len();
-        self.world.note(bytes.len() as u64);
-        let pipe = self.clone();
-        self.world.at(self.arrival(), move || {
-            let mut state = pipe.state.borrow_mut();
-            state.travelling -= bytes.len();
-            if !state.reset {
-                state.arrived.extend(bytes);
-            }
-            drop(state);
-            pipe.changed.notify_all();
-        });
-    }
-
-    /// The sender sends no more.
-    pub(super) fn close(self: &Rc<Self>) {
-        {
-            let mut state = self.state.borrow_mut();
-            if std::mem::replace(&mut state.closed, true) || state.reset {
-                return;
-            }
-        }
-        self.changed.notify_all();
-        let pipe = self.clone();
-        self.world.at(self.arrival(), move || {
-            pipe.state.borrow_mut().ended = true;
-            pipe.changed.notify_all();
-        });
-    }
 }
 
 struct Listening {
@@ -230,40 +152,69 @@ impl SimCore {
         } else {
             node_ip(NodeId(self.node))
         };
-        let this = self.clone();
-        self.later(DELAY_MAX, move || {
-            let world = &this.world;
-            let nodes = world.nodes.borrow();
-            let Some(index) = (0..nodes.len()).find(|n| node_ip(NodeId(*n)) == target) else {
-                return Err(ErrorKind::HostUnreachable.into());
-            };
-            let (here, there) = (&nodes[this.node], &nodes[index]);
-            let listeners = there.net.listeners.borrow();
-            let Some(candidates) = listeners.get(&addr.port()) else {
-                return Err(ErrorKind::ConnectionRefused.into());
-            };
-            let listening = &candidates[world.below(candidates.len() as u64) as usize];
-            let pipe = || {
-                let pipe = Rc::new(Pipe {
-                    world: world.clone(),
-                    state: RefCell::default(),
-                    changed: Notify::new(),
-                });
-                here.net.watch(&pipe);
-                there.net.watch(&pipe);
-                pipe
-            };
-            let (out, back) = (pipe(), pipe());
-            let client = SocketAddr::new(ours, here.net.ephemeral_port());
-            listening.queue.borrow_mut().push_back(SimStream::new(
-                addr,
-                client,
-                out.clone(),
-                back.clone(),
-            ));
-            listening.arrived.notify_one();
-            Ok(SimStream::new(client, addr, back, out))
-        })
-        .await
+        let mut wait = self.world.net_faults.borrow().retransmit;
+        let deadline = self.now() + self.world.net_faults.borrow().give_up;
+        loop {
+            let this = self.clone();
+            let tried = self.later(self.delay(CONNECT_MAX), move || {
+                this.try_connect(addr, target, ours)
+            });
+            if let Some(result) = tried.await {
+                let outcome = if result.is_ok() {
+                    "connected"
+                } else {
+                    "refused"
+                };
+                self.record(format_args!("connect to {addr}: {outcome}"));
+                return result;
+            }
+            if self.now() + wait >= deadline {
+                let left = deadline.as_nanos().saturating_sub(self.now().as_nanos());
+                self.later(left, || ()).await;
+                self.world.count(Fault::NetGivenUp, self.whose());
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.later(wait.as_nanos() as u64, || ()).await;
+            wait *= 2;
+        }
+    }
+
+    /// `None` if nothing answers.
+    fn try_connect(
+        &self,
+        addr: SocketAddr,
+        target: IpAddr,
+        ours: IpAddr,
+    ) -> Option<io::Result<SimStream>> {
+        let world = &self.world;
+        let nodes = world.nodes.borrow();
+        let Some(index) = (0..nodes.len()).find(|n| node_ip(NodeId(*n)) == target) else {
+            return Some(Err(ErrorKind::HostUnreachable.into()));
+        };
+        if world.is_blocked(self.node, index) || world.is_blocked(index, self.node) {
+            world.count(Fault::NetBlocked, self.whose());
+            return None;
+        }
+        let refuse_one_in = world.net_faults.borrow().refuse_one_in;
+        if world.chance(refuse_one_in) {
+            world.count(Fault::NetRefused, self.whose());
+            return Some(Err(ErrorKind::ConnectionRefused.into()));
+        }
+        let (here, there) = (&nodes[self.node], &nodes[index]);
+        let listeners = there.net.listeners.borrow();
+        let Some(candidates) = listeners.get(&addr.port()) else {
+            return Some(Err(ErrorKind::ConnectionRefused.into()));
+        };
+        let listening = &candidates[world.below(candidates.len() as u64) as usize];
+        let (out, back) = Pipe::pair(world, self.node, index);
+        here.net.watch(&out);
+        if self.node != index {
+            there.net.watch(&out);
+        }
+        let client = SocketAddr::new(ours, here.net.ephemeral_port());
+        let accepted = SimStream::new(addr, client, out.clone(), back.clone());
+        listening.queue.borrow_mut().push_back(accepted);
+        listening.arrived.notify_one();
+        Some(Ok(SimStream::new(client, addr, back, out)))
     }
 }

@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use super::core::SimCore;
 use super::disk::Disk;
+use super::faults::Fault;
+use super::image::SeededFate;
 use super::net::NodeNet;
+use super::recorder::Whose;
 use super::world::{Node, Signals, World};
 use crate::core::{Backend, Core, enter};
 use crate::mail::MailRoom;
@@ -29,7 +32,7 @@ pub struct NodeId(pub usize);
 
 /// A world of nodes that runs the same way for the same seed.
 pub struct Simulation {
-    world: Rc<World>,
+    pub(super) world: Rc<World>,
 }
 
 /// How a process ends.
@@ -65,9 +68,20 @@ impl Simulation {
         F: Fn(usize) -> Fut + 'static,
         Fut: Future<Output = ()> + 'static,
     {
+        self.node_on(Disk::new(), cores, main)
+    }
+
+    pub(super) fn node_on<F, Fut>(&mut self, disk: Disk, cores: usize, main: F) -> NodeId
+    where
+        F: Fn(usize) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
         let id = NodeId(self.world.nodes.borrow().len());
         self.world.nodes.borrow_mut().push(Rc::new(Node {
-            disk: RefCell::new(Disk::new()),
+            disk: RefCell::new(disk),
+            disk_faults: RefCell::default(),
+            disk_calls: Cell::new(0),
+            boundary_hook: RefCell::default(),
             net: NodeNet::default(),
             incarnation: Cell::new(0),
             cores: RefCell::default(),
@@ -106,6 +120,7 @@ impl Simulation {
             let sim = SimCore {
                 world: self.world.clone(),
                 node: id.0,
+                core: core_id,
                 incarnation: node.incarnation.get(),
             };
             let core = Rc::new(Core {
@@ -131,9 +146,12 @@ impl Simulation {
             started.push(core);
         }
         *node.cores.borrow_mut() = started;
+        self.world
+            .record(Whose::Node(id.0), format_args!("starts with {cores} cores"));
+        self.world.retry_held();
     }
 
-    /// Power cut: tasks vanish, connections are reset, the disk keeps what is durable and, by seed, some of the rest. Also
+    /// Power cut: tasks vanish, connections are reset (or not even that, see [`NetFaults`](super::NetFaults)), the disk keeps what is durable and, by seed, some of the rest. Also
     /// for a node that has ended before: its unsynced data is still at stake.
     pub fn crash(&mut self, node: NodeId) {
         self.end(node.0, End::PowerCut);
@@ -186,6 +204,11 @@ impl Simulation {
     fn end(&self, index: usize, how: End) {
         let node = self.world.node(index);
         self.world.note(index as u64 ^ (how as u64) << 32);
+        match how {
+            End::Exit => self.world.record(Whose::Node(index), format_args!("ends")),
+            End::Kill => self.world.count(Fault::Kill, Whose::Node(index)),
+            End::PowerCut => self.world.count(Fault::PowerCut, Whose::Node(index)),
+        }
         let cores = node.cores.take();
         if how == End::Exit {
             // Destructors run with the process still there, so that connections end in order.
@@ -194,11 +217,24 @@ impl Simulation {
         }
         node.incarnation.set(node.incarnation.get() + 1);
         if how != End::Exit {
-            node.net.reset();
+            // A process leaves its kernel behind, which resets its connections; a power cut leaves nobody.
+            let half_open_one_in = self.world.net_faults.borrow().half_open_one_in;
+            node.net.sever(index, || {
+                how == End::PowerCut && self.world.chance(half_open_one_in)
+            });
             drop_tasks(&cores);
         }
         match how {
-            End::PowerCut => node.disk.borrow_mut().crash(&self.world),
+            End::PowerCut => {
+                let mut fate = SeededFate::new(self.world.random());
+                node.disk.borrow_mut().crash(&mut fate);
+                let counts = fate.into_counts();
+                self.world.record(
+                    Whose::Node(index),
+                    format_args!("the disk after the power cut: {counts}"),
+                );
+                self.world.count_all(&counts);
+            }
             End::Exit | End::Kill => node.disk.borrow_mut().release_locks(),
         }
     }
@@ -324,6 +360,11 @@ impl Simulation {
             .note((index as u64) << 48 ^ (core.id as u64) << 32 ^ choice as u64);
         self.world
             .advance_to(self.world.now().as_nanos() + self.world.below(POLL_MAX));
+        let waiting = core.queue.len(Share::Client) + core.queue.len(Share::Background);
+        self.world.record(
+            Whose::Core(index, core.id),
+            format_args!("task {choice} polled, {waiting} others ready"),
+        );
         let result = {
             let _entered = enter(core);
             core.share.set(share);
@@ -348,6 +389,9 @@ impl Simulation {
         match panic.downcast::<Aborted>() {
             Ok(aborted) => {
                 tracing::error!(node = index, reason = aborted.0, "a simulated node aborts");
+                self.world.count(Fault::Abort, Whose::Node(index));
+                self.world
+                    .record(Whose::Node(index), format_args!("aborts: {}", aborted.0));
                 // Whoever aborts must not rely on more than what is durable.
                 self.end(
                     index,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::file::SimFile;
-use super::net::{PIPE_BYTES_MAX, Pipe};
+use super::pipe::{PIPE_BYTES_MAX, Pipe};
 use crate::buf::IoBufMut;
 use crate::net::{SendBufs, Shutdown};
 use crate::sync::Semaphore;
@@ -206,8 +206,7 @@ impl SimStream {
             self.outgoing.close();
         }
         if how != Shutdown::Write {
-            self.incoming.state.borrow_mut().unread = true;
-            self.incoming.changed.notify_all();
+            self.incoming.stop_reading();
         }
         Ok(())
     }

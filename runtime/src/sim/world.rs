@@ -1,15 +1,21 @@
 //! The simulated world: one clock, one source of randomness, one queue of events for all nodes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::disk::Disk;
+use super::faults::{DiskFaults, Fault, FaultCounts, NetFaults};
 use super::file::OpenFile;
+use super::image::BoundaryHook;
 use super::net::NodeNet;
+use super::pipe::Pipe;
+use super::recorder::{Recorder, Whose};
 use crate::core::Core;
 use crate::random;
 use crate::sync::Notify;
@@ -27,11 +33,22 @@ pub(super) struct World {
     pub(super) nodes: RefCell<Vec<Rc<Node>>>,
     /// Open files on their way between cores.
     pub(super) shared_files: RefCell<BTreeMap<u64, Rc<OpenFile>>>,
+    pub(super) net_faults: RefCell<NetFaults>,
+    /// Ways that are blocked, from node to node.
+    pub(super) blocked: RefCell<BTreeSet<(usize, usize)>>,
+    /// Connections on which something waits for a way to be open again.
+    pub(super) held: RefCell<Vec<Rc<Pipe>>>,
+    counts: RefCell<FaultCounts>,
+    recorder: RefCell<Recorder>,
 }
 
 /// A machine: its disk and address outlive its processes.
 pub(super) struct Node {
     pub(super) disk: RefCell<Disk>,
+    pub(super) disk_faults: RefCell<DiskFaults>,
+    /// Calls that were submitted to the disk so far.
+    pub(super) disk_calls: Cell<u64>,
+    pub(super) boundary_hook: RefCell<Option<BoundaryHook>>,
     pub(super) net: NodeNet,
     /// Rises with each start and end of a process; what belongs to an earlier one has no effect any more.
     pub(super) incarnation: Cell<u64>,
@@ -61,6 +78,11 @@ impl World {
             events: RefCell::default(),
             nodes: RefCell::default(),
             shared_files: RefCell::default(),
+            net_faults: RefCell::default(),
+            blocked: RefCell::default(),
+            held: RefCell::default(),
+            counts: RefCell::default(),
+            recorder: RefCell::default(),
         })
     }
 
@@ -85,6 +107,44 @@ impl World {
     /// True once in `n` times.
     pub(super) fn one_in(&self, n: u64) -> bool {
         self.below(n) == 0
+    }
+
+    /// True once in `n` times, never if `n` is zero. Draws nothing then, so that faults that are off change no run.
+    pub(super) fn chance(&self, n: u64) -> bool {
+        n > 0 && self.one_in(n)
+    }
+
+    /// A delay below `max`.
+    pub(super) fn up_to(&self, max: Duration) -> u64 {
+        1 + self.below(max.as_nanos() as u64 + 1)
+    }
+
+    /// A fault happens.
+    pub(super) fn count(&self, fault: Fault, whose: Whose) {
+        self.note(fault as u64);
+        self.counts.borrow_mut().count(fault, 1);
+        self.record(whose, format_args!("fault: {}", fault.name()));
+    }
+
+    /// Faults that were drawn elsewhere.
+    pub(super) fn count_all(&self, counts: &FaultCounts) {
+        self.counts.borrow_mut().add(counts);
+    }
+
+    pub(super) fn counts(&self) -> FaultCounts {
+        *self.counts.borrow()
+    }
+
+    /// For a reader. `what` is formatted only if somebody wants it.
+    pub(super) fn record(&self, whose: Whose, what: fmt::Arguments<'_>) {
+        let mut recorder = self.recorder.borrow_mut();
+        if recorder.is_on() {
+            recorder.push(self.now(), whose, what);
+        }
+    }
+
+    pub(super) fn recorder(&self) -> std::cell::RefMut<'_, Recorder> {
+        self.recorder.borrow_mut()
     }
 
     /// Enters something into the trace.
@@ -142,6 +202,8 @@ impl World {
         }
         let files = self.shared_files.take();
         drop(files);
+        let held = self.held.take();
+        drop(held);
     }
 }
 
