@@ -59,6 +59,53 @@ pub fn crc32(seed: u32, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
+/// The seed for which `crc32(seed, bytes)` is `crc`: the check sum run backwards. It tells nothing of who wrote the bytes; it
+/// lets a repair find a seed that was lost, where several check sums have to agree on it.
+pub fn crc32_seed_of(crc: u32, bytes: &[u8]) -> u32 {
+    let mut state = !crc;
+    for byte in bytes.iter().rev() {
+        // The highest byte of a table's entry belongs to that entry alone.
+        let index = UNWIND[(state >> 24) as usize];
+        state = ((state ^ IEEE[index as usize]) << 8) | u32::from(index ^ byte);
+    }
+    !state
+}
+
+/// The IEEE polynomial, bit-reflected.
+const CRC32_POLY: u32 = 0xEDB8_8320;
+
+/// What a byte does to a CRC-32.
+static IEEE: [u32; 256] = ieee();
+/// The index of the entry of [`IEEE`] by its highest byte.
+static UNWIND: [u8; 256] = unwind();
+
+const fn ieee() -> [u32; 256] {
+    let mut table = [0u32; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut state = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            state = (state >> 1) ^ (CRC32_POLY & (state & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[byte] = state;
+        byte += 1;
+    }
+    table
+}
+
+const fn unwind() -> [u8; 256] {
+    let table = ieee();
+    let mut indexes = [0u8; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        indexes[(table[byte] >> 24) as usize] = byte as u8;
+        byte += 1;
+    }
+    indexes
+}
+
 /// `BYTE_POWERS[i][b]` is x^(8 · b · 256^i) modulo the polynomial: one multiplication per non-zero byte of a length.
 static BYTE_POWERS: [[u32; 256]; 8] = byte_powers();
 
@@ -137,6 +184,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn run_backwards(seed: u32, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(crc32_seed_of(crc32(seed, &bytes), &bytes), seed);
+        }
+
         #[test]
         fn equal_to_the_definition(seed: u32, bytes in prop::collection::vec(any::<u8>(), 0..700)) {
             prop_assert_eq!(crc32c(seed, &bytes), reference(CRC32C_POLY, seed, &bytes));

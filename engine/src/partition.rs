@@ -125,12 +125,12 @@ impl Partition {
 }
 
 impl PartitionInner {
-    /// The segment that holds `offset` (or would, behind the end); `None` while there is none.
-    pub fn segment_at(&self, offset: Offset) -> Option<&Segment> {
-        let behind = self
+    /// The first segment that ends behind `offset`: the one that holds it, or, where offsets are missing, the next one.
+    pub fn segment_reaching(&self, offset: Offset) -> Option<&Segment> {
+        let before = self
             .segments
-            .partition_point(|segment| segment.base <= offset);
-        self.segments.get(behind.checked_sub(1)?)
+            .partition_point(|segment| segment.end <= offset);
+        self.segments.get(before)
     }
 
     pub fn segment(&self, base: Offset) -> Option<&Segment> {
@@ -163,12 +163,12 @@ impl PartitionInner {
         if offset >= self.durable {
             return 0;
         }
-        let behind = self
+        let first = self
             .segments
-            .partition_point(|segment| segment.base <= offset);
-        let Some(first) = behind.checked_sub(1) else {
+            .partition_point(|segment| segment.end <= offset);
+        if first == self.segments.len() {
             return 0;
-        };
+        }
         let later: u64 = self.segments[first + 1..]
             .iter()
             .map(|segment| segment.durable)

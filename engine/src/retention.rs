@@ -127,8 +127,14 @@ impl Shard {
         Ok(partition.state.borrow().log_start)
     }
 
-    /// Moves the log start forward, durably, and has the files below it removed.
+    /// Moves the log start forward, durably, and has the files below it removed. Where offsets are missing (a repair had to
+    /// leave them out), the log starts behind them: with a segment, or at the end.
     async fn move_log_start(self: &Rc<Self>, partition: &Rc<Partition>, new_start: Offset) {
+        let new_start = {
+            let inner = partition.state.borrow();
+            let next = inner.segment_reaching(new_start);
+            next.map_or(inner.next_offset, |segment| segment.base.max(new_start))
+        };
         let (done, durable) = oneshot();
         let entry = Entry {
             base_offset: new_start,

@@ -30,7 +30,7 @@ pub struct CodecError {
 
 /// One decoded record of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Record {
+pub enum Record {
     Cluster { cluster_id: String, node_id: i32 },
     Topic(Topic),
     BrokerConfigs(BTreeMap<String, String>),
@@ -50,7 +50,8 @@ pub(crate) fn topic_key(id: &TopicId) -> Bytes {
 }
 
 impl Record {
-    pub(crate) fn encode(&self) -> (Bytes, Bytes) {
+    /// Key and value.
+    pub fn encode(&self) -> (Bytes, Bytes) {
         let mut v = vec![VERSION];
         let key = match self {
             Record::Cluster {
@@ -83,7 +84,8 @@ impl Record {
         (key, v.into())
     }
 
-    pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Record, CodecError> {
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Record, CodecError> {
         let fail = |what| CodecError {
             key: key.to_vec(),
             what,

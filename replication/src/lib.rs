@@ -16,6 +16,7 @@ mod image;
 mod metadata;
 mod names;
 
+pub use codec::{CodecError, Record};
 pub use controller::{ControllerReply, ControllerRequest};
 pub use image::{
     GROUP_PARTITIONS, MetadataImage, Topic, group_partition_id, metadata_partition_id,

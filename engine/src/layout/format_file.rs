@@ -6,6 +6,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::seed::crc32;
 
 pub const MAGIC: [u8; 8] = *b"TRIREME\0";
+/// What a repair puts in the file's place while it moves files, followed by the name of the repair: nothing may start from a
+/// directory that is half the old one and half the new one.
+pub const UNDER_REPAIR: &[u8] = b"REPAIR\n";
 pub const VERSION: u32 = 1;
 /// Size of the file.
 pub const FORMAT_BYTES: usize = size_of::<Raw>();
@@ -43,6 +46,8 @@ pub struct Format {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
+    #[error("a repair of this directory was interrupted: run trireme-fsck repair again")]
+    UnderRepair,
     #[error("{0} bytes long instead of {FORMAT_BYTES}")]
     Length(usize),
     #[error("not the format file of a data directory (magic)")]
@@ -72,6 +77,9 @@ impl Format {
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Format, FormatError> {
+        if bytes.starts_with(UNDER_REPAIR) {
+            return Err(FormatError::UnderRepair);
+        }
         let raw = Raw::ref_from_bytes(bytes).map_err(|_| FormatError::Length(bytes.len()))?;
         if raw.magic != MAGIC {
             return Err(FormatError::Magic);

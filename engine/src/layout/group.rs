@@ -13,8 +13,9 @@ use zerocopy::byteorder::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::entry::{ENTRY_BYTES, Entry, EntryError, RawEntry};
-use super::seed::{crc32, log_seed};
+use super::seed::{crc32, log_seed, nonce_of};
 use super::{BLOCK, GROUP_BYTES_MAX, first_nonzero, round_up_to_block};
+use crate::crc::crc32_seed_of;
 
 pub const MAGIC: [u8; 8] = *b"TRIRGRP\0";
 pub const VERSION: u16 = 1;
@@ -342,6 +343,34 @@ pub fn probe_header(identity: &LogIdentity, bytes: &[u8]) -> Result<GroupHeader,
         unix_ms: raw.unix_ms.get(),
         header_crc: raw.header_crc.get(),
     })
+}
+
+/// The identity of the log that the group at the beginning of `bytes` is of, found from the group itself: its header's check
+/// sum is run backwards to the seed, which those of its blocks, and the file and position it stands at, must confirm. For a
+/// log whose checkpoints are lost. One group proves little by itself (anybody can write bytes that agree with themselves);
+/// what counts is that the groups of an incarnation agree.
+pub fn identity_of(file: u32, position: u64, bytes: &[u8]) -> Option<LogIdentity> {
+    let (raw, _) = RawHeader::ref_from_prefix(bytes).ok()?;
+    let length = raw.length.get() as usize;
+    if raw.magic != MAGIC
+        || (raw.file.get(), raw.position.get()) != (file, position)
+        || !(BLOCK..=GROUP_BYTES_MAX).contains(&length)
+        || !length.is_multiple_of(BLOCK)
+    {
+        return None;
+    }
+    let table_end = HEADER_BYTES + length / BLOCK * CRC_BYTES;
+    let table = bytes.get(HEADER_BYTES..table_end)?;
+    let before_table = crc32_seed_of(raw.header_crc.get(), table);
+    let seed = crc32_seed_of(before_table, &bytes[..HEADER_CRC_AT]);
+    let identity = LogIdentity {
+        shard: raw.shard.get(),
+        incarnation: raw.incarnation.get(),
+        nonce: nonce_of(seed, raw.file_use.get()),
+    };
+    parse_group(&identity, file, raw.file_use.get(), position, bytes)
+        .is_ok()
+        .then_some(identity)
 }
 
 /// A group whose every byte was checked.

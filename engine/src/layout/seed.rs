@@ -4,7 +4,7 @@
 //! this owner", and a CRC over a short differing prefix always differs.
 
 pub(super) use crate::crc::crc32;
-use crate::crc::crc32c;
+use crate::crc::{crc32_seed_of, crc32c};
 use crate::ids::PartitionId;
 
 /// Seed of everything in one use of one commit log file. The nonce is random per incarnation and stands only in the
@@ -15,6 +15,15 @@ pub fn log_seed(nonce: u64, file_use: u32) -> u32 {
     bytes[..8].copy_from_slice(&nonce.to_le_bytes());
     bytes[8..].copy_from_slice(&file_use.to_le_bytes());
     crc32(0, &bytes)
+}
+
+/// A nonce that gives this [`log_seed`] for this use, and so the right one for every other use: the nonce counts only through
+/// the 32 bits that its own check sum comes to. For a log whose checkpoints are lost.
+pub fn nonce_of(log_seed: u32, file_use: u32) -> u64 {
+    let after_nonce = crc32_seed_of(log_seed, &file_use.to_le_bytes());
+    // Four zero bytes, then the four that lead to where it must come to.
+    let before = crc32(0, &[0; 4]);
+    u64::from(crc32_seed_of(after_nonce, &[0; 4]) ^ before) << 32
 }
 
 /// Seed of the sums of one segment: continue it with the block number ([`block_sum`]).
@@ -44,4 +53,18 @@ pub(super) fn sidecar_seed(partition: PartitionId, segment_base: i64, kind: u16)
     bytes[20..28].copy_from_slice(&segment_base.to_le_bytes());
     bytes[28..].copy_from_slice(&kind.to_le_bytes());
     crc32(0, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn another_nonce_with_the_same_seeds(nonce: u64, file_use: u32, other_use: u32) {
+            let found = nonce_of(log_seed(nonce, file_use), file_use);
+            prop_assert_eq!(log_seed(found, other_use), log_seed(nonce, other_use));
+        }
+    }
 }

@@ -7,9 +7,12 @@
 // A program of its own, with the kernel beneath it.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod cli;
 pub mod dump;
 pub mod partition;
 pub mod plan;
+pub mod progress;
+pub mod repair;
 pub mod report;
 pub mod segment;
 pub mod shard;

@@ -43,7 +43,17 @@ pub fn check_partition(
         .relative()
     };
     for pair in summaries.windows(2) {
-        if pair[0].complete && pair[0].end_offset != pair[1].base_offset {
+        if !pair[0].complete || pair[0].end_offset == pair[1].base_offset {
+            continue;
+        }
+        if ends_where_recorded(plan, &pair[0]) && is_recorded(plan, pair[1].base_offset) {
+            report.notes.push(format!(
+                "{}: offsets {} to {} do not exist: a repair left them out",
+                plan.state.id,
+                pair[0].end_offset,
+                pair[1].base_offset - 1
+            ));
+        } else {
             report.damage(
                 name(pair[1].base_offset),
                 0,
@@ -71,7 +81,18 @@ pub fn check_partition(
             .segments
             .last_key_value()
             .is_some_and(|(base, _)| *base == last.base_offset);
-        if is_last && last.complete && last.end_offset != plan.next_offset() {
+        let ends_early = is_last && last.complete && last.end_offset != plan.next_offset();
+        if ends_early
+            && ends_where_recorded(plan, last)
+            && plan.next_offset() == plan.state.next_offset
+        {
+            report.notes.push(format!(
+                "{}: offsets {} to {} do not exist: a repair left them out",
+                plan.state.id,
+                last.end_offset,
+                plan.next_offset() - 1
+            ));
+        } else if ends_early {
             report.damage(
                 name(last.base_offset),
                 0,
@@ -86,6 +107,24 @@ pub fn check_partition(
     }
     check_epochs(plan, summaries, &name, report);
     check_producers(plan, summaries, report);
+}
+
+/// Whether the segment ends, sealed, where the checkpoint says it does.
+fn ends_where_recorded(plan: &PartitionPlan, segment: &SegmentSummary) -> bool {
+    let state = plan
+        .segments
+        .get(&segment.base_offset)
+        .and_then(|segment| segment.state.as_ref());
+    state.is_some_and(|state| state.sealed && state.end_offset == segment.end_offset)
+}
+
+/// Whether the checkpoint says that a segment begins with this offset, or that the first one behind it would.
+fn is_recorded(plan: &PartitionPlan, base_offset: i64) -> bool {
+    base_offset == plan.state.next_offset
+        || plan
+            .segments
+            .get(&base_offset)
+            .is_some_and(|segment| segment.state.is_some())
 }
 
 /// Files that belong to no segment.

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// The name of the JSON that a report makes; another number means that fields changed their meaning or went.
+pub const SCHEMA: &str = "trireme-fsck/verify/1";
+
 /// Findings that one part of a check lists one by one; more are only counted.
 const LISTED_MAX: usize = 100;
 
@@ -167,10 +170,11 @@ impl Report {
         self.counts.add(&other.counts);
     }
 
-    /// Machine-readable; the fields are described by `--help`.
+    /// Machine-readable; the README of this crate describes the fields.
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
         struct Json<'a> {
+            schema: &'static str,
             verdict: Verdict,
             exit_code: i32,
             findings: &'a [Finding],
@@ -179,6 +183,7 @@ impl Report {
         }
         let verdict = self.verdict();
         let json = Json {
+            schema: SCHEMA,
             verdict,
             exit_code: verdict as i32,
             findings: &self.findings,

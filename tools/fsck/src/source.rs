@@ -71,7 +71,7 @@ impl Directory {
                 is_dir: metadata.is_dir(),
                 size: metadata.len(),
             });
-            if metadata.is_dir() && path != "lost+found" {
+            if metadata.is_dir() && !crate::tree::FOREIGN.contains(&path.as_str()) {
                 self.collect(&path, items)?;
             }
         }

@@ -9,8 +9,10 @@ use trireme_engine::layout::paths::{DataPath, SegmentFile};
 use crate::report::Report;
 use crate::source::{Buffer, Item, Source};
 
-/// Names in the data directory itself that are nobody's business: a file system's own.
-const FOREIGN: [&str; 1] = ["lost+found"];
+/// Where a repair puts what it takes out of the directory.
+pub const QUARANTINE: &str = "quarantine";
+/// Names in the data directory itself that hold nothing live: a file system's own, and what repairs set aside.
+pub const FOREIGN: [&str; 2] = ["lost+found", QUARANTINE];
 
 /// What is there.
 #[derive(Clone, Debug, Default)]

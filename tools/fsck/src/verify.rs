@@ -19,6 +19,9 @@ use crate::shard::{Shard, check_shard};
 use crate::source::{Buffer, Source};
 use crate::tree::{Tree, check_root};
 
+/// While one of them computes, the other one reads.
+const THREADS_PER_CORE: usize = 2;
+
 /// How to check.
 pub struct Options<'a> {
     pub threads: usize,
@@ -28,10 +31,17 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Options::with_threads(None, &|_| {})
+    }
+}
+
+impl<'a> Options<'a> {
+    /// With that many threads, or as many as keep all cores and the drive busy: a reader waits for either of them.
+    pub fn with_threads(threads: Option<usize>, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Options {
-            threads,
-            progress: &|_| {},
+            threads: threads.unwrap_or(cores * THREADS_PER_CORE),
+            progress,
         }
     }
 }
