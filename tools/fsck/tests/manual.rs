@@ -1,5 +1,7 @@
 //! The manual page is what the command line says of itself. `TRIREME_UPDATE=1 cargo test -p trireme-fsck --test manual` writes it.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // a test, not the broker
+
 use std::path::Path;
 
 use clap::CommandFactory;
