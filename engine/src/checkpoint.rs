@@ -57,7 +57,7 @@ impl Shard {
             }
         }
         self.draining.set(self.draining.get() - 1);
-        self.sync_names().await?;
+        self.sync_names().await;
         let number = self.checkpoint_number.get() + 1;
         self.write_slot(number, &snapshot.body).await?;
         self.checkpoint_number.set(number);
@@ -75,7 +75,7 @@ impl Shard {
         let _turn = self.checkpointing.acquire(1).await;
         let snapshot = self.snapshot(true);
         debug_assert!(snapshot.awaited.is_empty());
-        self.sync_names().await?;
+        self.sync_names().await;
         let number = self.checkpoint_number.get();
         for number in [number + 1, number + 2] {
             self.write_slot(number, &snapshot.body).await?;
@@ -92,7 +92,8 @@ impl Shard {
         let mut awaited = Vec::new();
         let mut states = Vec::new();
         for partition in self.all_partitions() {
-            let inner = partition.state.borrow();
+            let mut inner = partition.state.borrow_mut();
+            self.bury(&mut inner);
             if inner.durable < inner.next_offset && !inner.deleting {
                 awaited.push((partition.clone(), inner.next_offset));
             }
@@ -173,22 +174,17 @@ impl Shard {
     }
 
     /// Makes new names durable.
-    pub async fn sync_names(&self) -> io::Result<()> {
-        loop {
-            // In order: a parent's name sorts before what is in it.
-            let Some(directory) = self.unsynced.borrow_mut().pop_first() else {
-                return Ok(());
-            };
-            sync_directory(&directory).await;
+    async fn sync_names(&self) {
+        // In order: a parent's name sorts before what is in it.
+        let directories: Vec<_> = self.unsynced.take().into_iter().collect();
+        if !directories.is_empty() {
+            sync_directories(directories).await;
         }
     }
 
     /// Makes the names in these directories durable, whoever else may be about to.
-    pub async fn sync_directories(&self, directories: [DataPath; 2]) -> io::Result<()> {
-        for directory in directories {
-            sync_directory(&self.path(directory)).await;
-        }
-        Ok(())
+    pub async fn sync_directories(&self, directories: [DataPath; 2]) {
+        sync_directories(directories.map(|path| self.path(path)).to_vec()).await;
     }
 
     /// Writes checkpoint `number` to its slot. Durable when it returns.
@@ -219,11 +215,10 @@ impl Shard {
     }
 }
 
-async fn sync_directory(directory: &std::path::Path) {
-    match fs::sync_dir(directory).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => abort(&format!("sync of {}: {error}", directory.display())),
-        Ok(()) => {}
+async fn sync_directories(directories: Vec<std::path::PathBuf>) {
+    let first = directories[0].display().to_string();
+    if let Err(error) = fs::sync_dirs(directories).await {
+        abort(&format!("sync of {first} and others: {error}"));
     }
 }
 

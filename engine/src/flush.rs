@@ -4,6 +4,7 @@
 //! Invariants:
 //! - The oldest log file is emptied first: what stands in it is flushed, and what is too little for a flush is carried.
 //! - A file goes back to the spare ones only when both checkpoint slots begin behind it ([`CommitLog::release`]).
+//! - Small partitions are flushed in sets: files made together, writes under way together.
 //! - No space on the disk is no failure: it is noted, and tried again later.
 //!
 //! [`CommitLog::release`]: crate::commit_log::CommitLog::release
@@ -11,18 +12,24 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use trireme_runtime::{sleep, timeout, unix_ms};
+use trireme_runtime::sync::Semaphore;
+use trireme_runtime::{Share, sleep, spawn_with, timeout, unix_ms};
 
 use crate::commit_log::create_file;
 use crate::layout::SUM_BLOCK;
 use crate::layout::entry::{Entry, RecordType};
 use crate::partition::{Partition, Phase};
 use crate::shard::Shard;
+use crate::store::FLUSH_BYTES_MAX;
 
 /// Before something that found no space is tried again.
 pub(crate) const RETRY: Duration = Duration::from_millis(200);
 /// Partitions with less than this to flush are carried instead: no file is made for a few KiB.
 const CARRY_BYTES_MAX: u64 = 2 * SUM_BLOCK as u64;
+/// Partitions that are flushed together at most.
+const SET_PARTITIONS_MAX: usize = 32;
+/// Bytes of segments that are being written at the same time.
+const SET_BYTES_MAX: u64 = FLUSH_BYTES_MAX;
 /// Least spare log files kept ready.
 const SPARES: usize = 1;
 /// The free space is looked at whenever so much was logged.
@@ -147,24 +154,24 @@ impl Shard {
                 oldest.partitions.clone(),
             )
         };
-        for partition in &partitions {
-            let due = {
+        for set in partitions.chunks(SET_PARTITIONS_MAX) {
+            let least = if self.is_crowded() {
+                SUM_BLOCK as u64
+            } else {
+                CARRY_BYTES_MAX
+            };
+            let is_due = |partition: &&Rc<Partition>| {
                 let inner = partition.state.borrow();
                 let concerned = inner
                     .spans
                     .first()
                     .is_some_and(|span| span.ordinal <= ordinal);
-                let least = if self.is_crowded() {
-                    SUM_BLOCK as u64
-                } else {
-                    CARRY_BYTES_MAX
-                };
                 concerned && !partition.gone.get() && inner.unflushed() >= least
             };
-            if due && self.flush_partition(partition, false).await.is_err() {
+            let due: Vec<_> = set.iter().filter(is_due).cloned().collect();
+            if !self.flush_set(due).await {
                 return false;
             }
-            self.pace().await;
         }
         if is_current {
             // Nothing to free, but less to recover.
@@ -233,26 +240,57 @@ impl Shard {
         }
     }
 
-    /// Flushes the partition with the most to flush; whether that helped.
+    /// Flushes the partitions with the most to flush; whether that helped.
     async fn flush_largest(self: &Rc<Self>) -> bool {
-        let largest = {
+        let mut sizes: Vec<(u64, Rc<Partition>)> = {
             let partitions = self.partitions.borrow();
             let with_size = partitions
                 .values()
-                .map(|partition| (partition.state.borrow().unflushed(), partition));
-            let (size, partition) =
-                match with_size.max_by_key(|(size, partition)| (*size, partition.id)) {
-                    Some((size, partition)) => (size, partition.clone()),
-                    None => return false,
-                };
-            if size < SUM_BLOCK as u64 {
-                return false;
-            }
-            partition
+                .map(|partition| (partition.state.borrow().unflushed(), partition.clone()));
+            with_size
+                .filter(|(size, _)| *size >= SUM_BLOCK as u64)
+                .collect()
         };
+        sizes.sort_unstable_by_key(|(size, partition)| (std::cmp::Reverse(*size), partition.id));
+        let Some((largest, _)) = sizes.first() else {
+            return false;
+        };
+        // Not much smaller ones: they may become larger, and their writes so too.
+        let (least, mut sum) = (largest / 2, 0);
+        let set: Vec<_> = sizes
+            .into_iter()
+            .take_while(|(size, _)| {
+                let fits = *size >= least && sum < SET_BYTES_MAX;
+                sum += size;
+                fits
+            })
+            .map(|(_, partition)| partition)
+            .take(SET_PARTITIONS_MAX)
+            .collect();
         let before = self.unflushed.get();
-        let flushed = self.flush_partition(&largest, false).await.is_ok();
-        flushed && self.unflushed.get() < before
+        self.flush_set(set).await && self.unflushed.get() < before
+    }
+
+    /// Flushes these partitions, several at the same time; `false` if the disk has no room for one of them.
+    async fn flush_set(self: &Rc<Self>, set: Vec<Rc<Partition>>) -> bool {
+        self.place_together(&set).await;
+        let under_way = Semaphore::new(SET_BYTES_MAX);
+        let mut flushes = Vec::with_capacity(set.len());
+        for partition in set {
+            let bytes = partition.state.borrow().unflushed().min(SET_BYTES_MAX);
+            let permit = under_way.acquire(bytes).await;
+            let shard = self.clone();
+            flushes.push(spawn_with(Share::Background, async move {
+                let _permit = permit;
+                shard.flush_partition(&partition, false).await.is_ok()
+            }));
+            self.pace().await;
+        }
+        let mut all = true;
+        for flush in flushes {
+            all &= flush.await;
+        }
+        all
     }
 
     /// A carried run as the committer puts it into a group: everything unflushed of a segment that is in the log.
@@ -261,10 +299,9 @@ impl Shard {
         if partition.gone.get() || inner.phase == Phase::Parked {
             return Vec::new();
         }
-        let unflushed = inner
-            .segments
-            .iter()
-            .filter(|segment| segment.flushed < segment.logged && !segment.head_on_disk);
+        let unflushed = inner.segments.iter().filter(|segment| {
+            segment.flushed < segment.logged && !segment.head_on_disk && !segment.dead
+        });
         unflushed
             .map(|segment| {
                 let entry = Entry {

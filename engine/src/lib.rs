@@ -23,6 +23,7 @@ mod lookup;
 mod node;
 mod pace;
 mod partition;
+mod place;
 pub mod producer;
 mod read;
 mod read_view;

@@ -409,8 +409,10 @@ impl Shard {
         {
             sleep(Duration::from_millis(1)).await;
         }
-        self.drop_dead_segments(partition).await?;
-        self.flush_partition(partition, true).await?;
+        // The log start may move on meanwhile: a last answer is still on its way to who asked for that.
+        while self.drop_dead_segments(partition).await? {
+            self.flush_partition(partition, true).await?;
+        }
         let open: Vec<Offset> = {
             let inner = partition.state.borrow();
             let open = |segment: &&crate::segment::Segment| {
@@ -429,11 +431,11 @@ impl Shard {
         Ok(())
     }
 
-    /// Removes segments below the log start that never got to their files.
+    /// Removes segments below the log start that never got to their files. Whether something is left to flush.
     async fn drop_dead_segments(
         self: &Rc<Self>,
         partition: &Rc<crate::partition::Partition>,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<bool> {
         loop {
             let base = {
                 let inner = partition.state.borrow();
@@ -442,7 +444,7 @@ impl Shard {
                 };
                 match inner.segments.iter().find(dead) {
                     Some(segment) => segment.base,
-                    None => return Ok(()),
+                    None => return Ok(inner.segments.iter().any(|segment| !segment.is_settled())),
                 }
             };
             self.files.forget(partition.id, base);

@@ -151,10 +151,7 @@ impl PartitionInner {
 
     /// Durable bytes that are not in their segments.
     pub fn unflushed(&self) -> u64 {
-        self.segments
-            .iter()
-            .map(|segment| segment.durable - segment.flushed.min(segment.durable))
-            .sum()
+        self.segments.iter().map(Segment::unflushed).sum()
     }
 
     /// Bytes readable behind `offset`, at most as far as memory tells without a look into a file: approximate by an index
@@ -182,23 +179,60 @@ impl PartitionInner {
         later + segment.durable.saturating_sub(position)
     }
 
-    /// Drops the spans whose bytes are all flushed.
+    /// Drops the spans whose bytes are all flushed, or not needed.
     pub fn settle_spans(&mut self) {
         let segments = &self.segments;
+        let is_needed = |segment: &Segment| !segment.dead && segment.flushed < segment.length;
         self.spans.retain(|span| {
             let behind = segments.partition_point(|segment| segment.base < span.segment);
             // A segment that is gone needs nothing; one that is there must hold the span's end, and so must all before it.
-            match segments.get(behind) {
-                Some(segment) if segment.base == span.segment => {
-                    segment.flushed < span.end
-                        || segments[..behind]
-                            .iter()
-                            .any(|earlier| earlier.flushed < earlier.length)
-                }
-                _ => segments[..behind]
-                    .iter()
-                    .any(|earlier| earlier.flushed < earlier.length),
-            }
+            segments[..behind].iter().any(is_needed)
+                || segments.get(behind).is_some_and(|segment| {
+                    segment.base == span.segment && !segment.dead && segment.flushed < span.end
+                })
         });
     }
+
+    /// Lets go of what lies below the log start: a last segment is rolled if all of it does, the rolled ones are dead, and
+    /// memory and log hold nothing for them any more. Returns the unflushed bytes and the memory that were theirs.
+    ///
+    /// A checkpoint must follow this before it is taken: a restart takes a last segment that lies below the log start of
+    /// its checkpoint for a dead one.
+    pub fn bury(&mut self) -> Buried {
+        if self.deleting {
+            return Buried::default();
+        }
+        let log_start = self.log_start;
+        if let Some(last) = self.segments.last_mut()
+            && last.end > last.base
+            && last.end <= log_start
+        {
+            last.rolled = true;
+        }
+        let mut buried = Buried::default();
+        let newly_dead =
+            |segment: &&mut Segment| segment.rolled && segment.end <= log_start && !segment.dead;
+        let mut any = false;
+        for segment in self.segments.iter_mut().filter(newly_dead) {
+            buried.unflushed += segment.unflushed();
+            segment.dead = true;
+            any = true;
+        }
+        if any {
+            while let Some(front) = self.tail.front().map(|chunk| chunk.segment)
+                && self.segment(front).is_none_or(|segment| segment.dead)
+            {
+                buried.memory += self.tail.pop_front();
+            }
+            self.settle_spans();
+        }
+        buried
+    }
+}
+
+/// What [`PartitionInner::bury`] let go of, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Buried {
+    pub unflushed: u64,
+    pub memory: u64,
 }

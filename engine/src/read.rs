@@ -265,7 +265,15 @@ impl Shard {
                 }
                 to.min(segment.flushed).min(at + READ_BYTES)
             };
-            assert!(end > at, "what is not flushed is in the tail");
+            if end <= at {
+                // It has fallen below the log start meanwhile, and its memory is given back.
+                let inner = partition.state.borrow();
+                assert!(
+                    inner.segment(base).is_none_or(|segment| segment.dead),
+                    "what is not flushed is in the tail"
+                );
+                return Err(out_of_range(&inner));
+            }
             parts.push(self.read_verified(partition, base, view, at, end).await?);
             at = end;
         }

@@ -196,7 +196,10 @@ impl Replay {
                 }
             }
             RecordType::Carried => {
-                if inner.segment(entry.segment_base).is_some() {
+                if inner
+                    .segment(entry.segment_base)
+                    .is_some_and(|segment| !segment.dead)
+                {
                     put(inner, &entry, entry.position, record.payload).map_err(error)?;
                     // It stands for everything that was logged before.
                     let again = inner
@@ -259,7 +262,8 @@ impl Replay {
                 }
             }
             RecordType::BlockImage => {
-                let Some(segment) = inner.segment_mut(entry.segment_base) else {
+                let segment = inner.segment_mut(entry.segment_base);
+                let Some(segment) = segment.filter(|segment| !segment.dead) else {
                     return Ok(());
                 };
                 let whole = segment.flushed - segment.flushed % SUM_BLOCK as u64;
@@ -371,6 +375,7 @@ impl Replay {
                 segment.logged = segment.length;
                 segment.durable = segment.length;
             }
+            inner.bury();
         }
         Ok(())
     }
@@ -400,10 +405,14 @@ fn restore(state: &PartitionState, config: &Rc<PartitionConfig>) -> Result<Repla
         inner.deleting = state.deleting;
         inner.segments = state.segments.iter().map(Segment::from_state).collect();
         let last = inner.segments.len().saturating_sub(1);
-        inner.segments[..last]
-            .iter_mut()
-            .for_each(|segment| segment.rolled = true);
+        for segment in &mut inner.segments[..last] {
+            segment.rolled = true;
+            // Nothing is appended to it any more, so its last block is needed in memory no more than a sealed one's.
+            segment.head_on_disk = false;
+        }
         inner.has_directory = inner.segments.iter().any(|segment| segment.allocated > 0);
+        // The records of dead segments need not be in the log any more.
+        inner.bury();
         inner.epochs = LeaderEpochs::restore(state.epochs.iter().copied())
             .map_err(|_| ReplayError::State(state.id, "impossible epochs"))?;
         inner.producers = Producers::restore(state.producers.iter().cloned())
@@ -443,10 +452,10 @@ fn created(entry: &Entry, config: &Rc<PartitionConfig>) -> Replayed {
     }
 }
 
-/// Makes sure that the record's segment is there; `false` if it was deleted since.
+/// Makes sure that the record's segment is there; `false` if it is dead or was deleted since.
 fn place(inner: &mut PartitionInner, entry: &Entry) -> Result<bool, &'static str> {
-    if inner.segment(entry.segment_base).is_some() {
-        return Ok(true);
+    if let Some(segment) = inner.segment(entry.segment_base) {
+        return Ok(!segment.dead);
     }
     if entry.segment_base < inner.next_offset {
         return Ok(false);

@@ -147,6 +147,7 @@ impl Shard {
             inner.log_start = inner.log_start.max(new_start);
             let log_start = inner.log_start;
             inner.epochs.truncate_start(log_start);
+            self.bury(&mut inner);
             // Whoever waits for an offset that is gone should hear of it.
             inner.waits.drain(..).for_each(|wait| wait.change());
         }
@@ -257,11 +258,8 @@ impl Shard {
         }
         let segment = inner.segments.remove(0);
         debug_assert_eq!(segment.base, base);
-        self.unflushed.set(
-            self.unflushed
-                .get()
-                .saturating_sub(segment.durable - segment.flushed),
-        );
+        self.unflushed
+            .set(self.unflushed.get().saturating_sub(segment.unflushed()));
         while inner
             .tail
             .front()

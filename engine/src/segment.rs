@@ -54,6 +54,9 @@ pub(crate) struct Segment {
     pub rolled: bool,
     /// Its files are complete and have their exact lengths.
     pub sealed: bool,
+    /// It was rolled and lies below the log start: nothing of it is needed any more, not even by a recovery. Its memory is
+    /// given back and its files wait for their removal.
+    pub dead: bool,
     /// Somebody is writing to its file, or its head is being loaded.
     pub busy: bool,
     /// Somebody is creating or allocating its file.
@@ -88,6 +91,7 @@ impl Segment {
             named: false,
             rolled: false,
             sealed: false,
+            dead: false,
             busy: false,
             placing: false,
             preparing: false,
@@ -138,6 +142,28 @@ impl Segment {
         } else {
             self.durable - self.durable % SUM_BLOCK as u64
         }
+    }
+
+    /// Whether all of it is in its file, and complete if it was rolled.
+    pub fn is_settled(&self) -> bool {
+        self.head_on_disk || self.sealed || (!self.rolled && self.flushed == self.length)
+    }
+
+    /// Durable bytes that are not in its file, and shall be.
+    pub fn unflushed(&self) -> u64 {
+        match self.dead {
+            true => 0,
+            false => self.durable.saturating_sub(self.flushed),
+        }
+    }
+
+    /// Whether whole blocks of it may be flushed now, in a partition that begins at `log_start`.
+    pub fn is_flushable(&self, log_start: Offset) -> bool {
+        !self.sealed
+            && !self.dead
+            && !self.head_on_disk
+            && self.end > log_start
+            && self.flushed < self.flushable_end()
     }
 
     /// The state that a checkpoint holds of it.

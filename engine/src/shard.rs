@@ -263,6 +263,14 @@ impl Shard {
             .set(self.tail_memory.get().saturating_sub(bytes));
     }
 
+    /// Lets go of what lies below the partition's log start.
+    pub fn bury(&self, inner: &mut PartitionInner) {
+        let buried = inner.bury();
+        self.unflushed
+            .set(self.unflushed.get().saturating_sub(buried.unflushed));
+        self.give_memory(buried.memory);
+    }
+
     /// Drops flushed chunks, oldest first, while tails take more than their budget.
     pub fn evict(&self) {
         while self.tail_memory.get() > self.tail_memory_max {

@@ -1,21 +1,20 @@
-//! A segment's files: making room for them, writing what is flushed, their sidecars, and sealing.
+//! A segment's files: writing what is flushed, their sidecars, and sealing.
 //!
 //! Invariants:
-//! - One writer per segment at a time (`busy`), one who creates or allocates (`placing`).
+//! - One writer per segment at a time (`busy`).
 //! - A flushed whole block is written once and never again. A partial last block is written only when the segment is
 //!   sealed or the shard shuts down; before it is appended to in place its image is in the log.
-//! - New names are durable (their directories synced) before a checkpoint counts on them.
 
 use std::io;
 use std::rc::Rc;
 
-use trireme_runtime::fs::{self, File, OpenOptions};
+use trireme_runtime::fs::{self, OpenOptions};
 use trireme_runtime::{AlignedBuf, Shared, abort};
 
 use crate::direct::sum_blocks;
-use crate::files::{Mode, open_direct};
+use crate::files::open_direct;
 use crate::ids::Offset;
-use crate::layout::paths::{DataPath, SegmentFile};
+use crate::layout::paths::DataPath;
 use crate::layout::sidecar::{
     IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, encode_blocks, file_len,
 };
@@ -25,158 +24,10 @@ use crate::replay::Hole;
 use crate::segment::{Segment, Sidecar};
 use crate::shard::{Evictable, Shard};
 
-/// Segments grow by at least and at most this much at a time, doubling in between.
-const GROW_BYTES_MIN: u64 = 64 * 1024;
-const GROW_BYTES_MAX: u64 = 64 << 20;
 /// Longest write of the flusher.
 pub(crate) const FLUSH_BYTES_MAX: u64 = 4 << 20;
 
 impl Shard {
-    /// The segment's file, open for direct writes and with space up to `end`. Creates and allocates what is missing.
-    /// `StorageFull` if the disk has no room for it.
-    pub async fn place(
-        self: &Rc<Self>,
-        partition: &Rc<Partition>,
-        base: Offset,
-        end: u64,
-    ) -> io::Result<File> {
-        let (has_directory, allocated, target) = loop {
-            let placing = {
-                let mut inner = partition.state.borrow_mut();
-                let (has_directory, segment_bytes) =
-                    (inner.has_directory, inner.config.segment_bytes);
-                let gone = || io::Error::new(io::ErrorKind::NotFound, "the segment is deleted");
-                let segment = inner.segment_mut(base).ok_or_else(gone)?;
-                let open = self.files.get(partition.id, base, Mode::Write);
-                if let Some(open) = open
-                    && segment.allocated >= end
-                {
-                    return Ok(open);
-                }
-                let placing = segment.placing;
-                if !placing {
-                    segment.placing = true;
-                    break (
-                        has_directory,
-                        segment.allocated,
-                        grown(segment, end, segment_bytes),
-                    );
-                }
-                placing
-            };
-            if placing {
-                self.progress.notified().await;
-            }
-        };
-        let placed = self
-            .place_now(partition, base, has_directory, allocated, target)
-            .await;
-        let mut inner = partition.state.borrow_mut();
-        inner.has_directory |= placed.is_ok();
-        if let Some(segment) = inner.segment_mut(base) {
-            segment.placing = false;
-            if placed.is_ok() {
-                segment.allocated = segment.allocated.max(target);
-            }
-        }
-        drop(inner);
-        self.progress.notify_all();
-        if let Err(error) = &placed
-            && error.kind() == io::ErrorKind::StorageFull
-        {
-            self.set_full(true);
-        }
-        placed
-    }
-
-    /// The same, and its name is durable.
-    pub async fn place_named(
-        self: &Rc<Self>,
-        partition: &Rc<Partition>,
-        base: Offset,
-        end: u64,
-    ) -> io::Result<File> {
-        let file = self.place(partition, base, end).await?;
-        let named = partition
-            .state
-            .borrow()
-            .segment(base)
-            .is_some_and(|segment| segment.named);
-        if !named {
-            self.sync_directories([DataPath::PartitionsRoot, DataPath::Partition(partition.id)])
-                .await?;
-            if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
-                segment.named = true;
-            }
-        }
-        Ok(file)
-    }
-
-    async fn place_now(
-        &self,
-        partition: &Partition,
-        base: Offset,
-        has_directory: bool,
-        allocated: u64,
-        target: u64,
-    ) -> io::Result<File> {
-        let directory = self.path(DataPath::Partition(partition.id));
-        if !has_directory {
-            fs::create_dir_all(&directory).await?;
-            self.unsynced
-                .borrow_mut()
-                .insert(self.path(DataPath::PartitionsRoot));
-        }
-        let log = DataPath::Segment {
-            partition: partition.id,
-            base_offset: base,
-            file: SegmentFile::Log,
-        };
-        let options = if allocated == 0 {
-            OpenOptions::CREATE
-        } else {
-            OpenOptions::READ_WRITE
-        };
-        let file = open_direct(&self.path(log), options).await?;
-        if allocated == 0 {
-            self.unsynced.borrow_mut().insert(directory);
-        }
-        if target > allocated {
-            file.allocate(0, target).await?;
-        }
-        self.files
-            .put(partition.id, base, Mode::Write, file.clone());
-        Ok(file)
-    }
-
-    /// Places the segment for a batch that goes direct because it must, and flushes until it may. Waits as long as it takes.
-    pub async fn make_ready(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset, end: u64) {
-        loop {
-            if partition.gone.get() {
-                return;
-            }
-            let busy = partition
-                .state
-                .borrow()
-                .segment(base)
-                .is_none_or(|segment| segment.busy);
-            if busy {
-                self.progress.notified().await;
-                continue;
-            }
-            if self.place_named(partition, base, end).await.is_ok()
-                && self.flush_partition(partition, false).await.is_ok()
-            {
-                let inner = partition.state.borrow();
-                if inner.segment(base).is_none_or(|segment| !segment.busy) {
-                    return;
-                }
-            } else {
-                trireme_runtime::sleep(crate::flush::RETRY).await;
-            }
-        }
-    }
-
     /// Writes everything of the partition that may be flushed to its files (with `all`, also the partial last block), and
     /// seals the segments that are full. Durable when it returns, except for names.
     pub async fn flush_partition(
@@ -246,16 +97,21 @@ impl Shard {
                 partition.id
             ));
         }
+        if partition.gone.get() {
+            return Ok(());
+        }
         let mut inner = partition.state.borrow_mut();
         let inner = &mut *inner;
         let Some(segment) = inner.segment_mut(base) else {
             return Ok(());
         };
         debug_assert_eq!(segment.flushed, from);
+        let before = segment.unflushed();
         segment.flushed = to;
         segment.sums.pending.extend(sums);
+        let flushed = before - segment.unflushed();
         self.unflushed
-            .set(self.unflushed.get().saturating_sub(to - from));
+            .set(self.unflushed.get().saturating_sub(flushed));
         self.note_flushed(partition, inner, base, from, to);
         let mut stats = self.stats.borrow_mut();
         stats.flushes += 1;
@@ -276,7 +132,7 @@ impl Shard {
                 let Some(segment) = inner.segment(hole.segment) else {
                     return Ok(());
                 };
-                (segment.flushed, segment.end <= inner.log_start)
+                (segment.flushed, segment.dead)
             };
             if is_dead || flushed >= hole.from {
                 break;
@@ -514,18 +370,6 @@ impl Shard {
     }
 }
 
-/// How much space the segment shall have to hold `end`.
-fn grown(segment: &Segment, end: u64, segment_bytes: u64) -> u64 {
-    let step = segment.allocated.clamp(GROW_BYTES_MIN, GROW_BYTES_MAX);
-    let most = segment_bytes.max(end).next_multiple_of(SUM_BLOCK as u64);
-    if end <= segment.allocated {
-        return segment.allocated;
-    }
-    end.max(segment.allocated + step)
-        .next_multiple_of(SUM_BLOCK as u64)
-        .min(most)
-}
-
 enum Step {
     Nothing,
     Wait,
@@ -539,7 +383,7 @@ fn next_step(inner: &mut PartitionInner, all: bool) -> Step {
     for segment in inner
         .segments
         .iter_mut()
-        .filter(|segment| !segment.sealed && segment.end > log_start)
+        .filter(|segment| !segment.sealed && !segment.dead && segment.end > log_start)
     {
         let end = if all {
             segment.durable

@@ -166,6 +166,54 @@ fn directories() {
     });
 }
 
+/// Each file in a directory of its own; the third one cannot be made.
+async fn prepares_many(root: std::path::PathBuf) {
+    let wanted = |n: usize| fs::PrepareFile {
+        path: match n {
+            2 => root.join("none/below/file"),
+            _ => root.join(format!("{n}/file")),
+        },
+        options: OpenOptions::CREATE.direct(),
+        with_directory: true,
+        allocate_bytes: 8192 * n as u64,
+    };
+    let count = fs::SYNC_WHOLE_MIN + 2;
+    for _ in 0..2 {
+        let files = fs::prepare_files((0..count).map(wanted).collect()).await;
+        assert_eq!(files.len(), count);
+        for (n, file) in files.into_iter().enumerate() {
+            match (n, file) {
+                (2, file) => assert_eq!(file.err().unwrap().kind(), ErrorKind::NotFound),
+                (_, file) => {
+                    let file = file.unwrap();
+                    assert_eq!(file.size().await.unwrap(), 8192 * n as u64);
+                    let (result, _) = file.write_durable_at(AlignedBuf::zeroed(8192), 0).await;
+                    result.unwrap();
+                    file.truncate(8192 * n as u64).await.unwrap();
+                }
+            }
+        }
+    }
+    // Few are synced one by one, many with their file system; one that is missing does not matter.
+    for count in [3, count] {
+        let directories = (0..count).map(|n| root.join(n.to_string())).collect();
+        fs::sync_dirs(directories).await.unwrap();
+    }
+}
+
+#[test]
+fn many_files_are_prepared_together() {
+    let dir = dir();
+    let root = dir.path().to_owned();
+    block_on(prepares_many(root));
+    let mut sim = sim::Simulation::new(1);
+    let node = sim.node(1, |_| async {
+        fs::create_dir_all("/data").await.unwrap();
+        prepares_many("/data".into()).await;
+    });
+    assert!(sim.run_until_finished(node));
+}
+
 #[test]
 fn residency() {
     let dir = dir();

@@ -152,7 +152,7 @@ fn seeds(count: u64) -> (u64, u64) {
 #[test]
 fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
     let (mut rounds, mut direct, mut checkpoints) = (0, 0, 0);
-    let (first, count) = seeds(10);
+    let (first, count) = seeds(24);
     for seed in first..first + count {
         let report = lives(seed, SCALE, 10);
         rounds += report.rounds.get();

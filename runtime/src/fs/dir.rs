@@ -1,7 +1,10 @@
 //! Operations on paths, over the backend of the current core.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -11,6 +14,9 @@ use crate::core::{Backend, with_core};
 use crate::sim::SimCore;
 use crate::task::run_blocking;
 use crate::uring::{Driver, paths};
+
+/// So many directories are synced by a sync of the whole file system.
+pub const SYNC_WHOLE_MIN: usize = 16;
 
 pub(super) enum Via {
     Uring(Rc<Driver>),
@@ -91,6 +97,114 @@ pub async fn sync_dir(path: impl AsRef<Path>) -> io::Result<()> {
         Via::Uring(driver) => paths::sync_dir(&driver, path.as_ref()).await,
         Via::Sim(sim) => sim.sync_dir(path.as_ref()).await,
     }
+}
+
+/// Makes the names in all these directories durable; one that does not exist (any more) is passed over. From
+/// [`SYNC_WHOLE_MIN`] directories on by one sync of their file system, which costs one flush of the device instead of one
+/// for each directory, and takes other programs' unwritten data along.
+pub async fn sync_dirs(paths: Vec<PathBuf>) -> io::Result<()> {
+    match backend() {
+        Via::Uring(_) => run_blocking(move || sync_dirs_now(&paths)).await,
+        Via::Sim(sim) => {
+            for path in paths {
+                match sim.sync_dir(&path).await {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => (),
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn sync_dirs_now(paths: &[PathBuf]) -> io::Result<()> {
+    let mut synced = BTreeSet::new();
+    for path in paths {
+        let dir = match std::fs::File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        if paths.len() < SYNC_WHOLE_MIN {
+            dir.sync_all()?;
+        } else if synced.insert(dir.metadata()?.dev()) {
+            nix::unistd::syncfs(&dir)?;
+        }
+    }
+    Ok(())
+}
+
+/// A file that [`prepare_files`] makes ready.
+#[derive(Clone, Debug)]
+pub struct PrepareFile {
+    pub path: PathBuf,
+    pub options: OpenOptions,
+    /// Make the directory it lies in first, if that is missing.
+    pub with_directory: bool,
+    /// The file gets space for so many bytes from its start.
+    pub allocate_bytes: u64,
+}
+
+/// Makes, opens and allocates files, in the order given, together: one trip to a helper thread instead of three through the
+/// ring for each. One result for each file. Nothing of it is durable yet.
+pub async fn prepare_files(files: Vec<PrepareFile>) -> Vec<io::Result<File>> {
+    match backend() {
+        Via::Uring(driver) => {
+            let prepared =
+                run_blocking(move || files.iter().map(prepare_now).collect::<Vec<_>>()).await;
+            prepared
+                .into_iter()
+                .map(|fd| Ok(File::from_descriptor(fd?, driver.clone())))
+                .collect()
+        }
+        Via::Sim(_) => {
+            let mut prepared = Vec::with_capacity(files.len());
+            for file in files {
+                prepared.push(prepare_one(file).await);
+            }
+            prepared
+        }
+    }
+}
+
+fn prepare_now(file: &PrepareFile) -> io::Result<OwnedFd> {
+    if file.with_directory {
+        let directory = std::fs::DirBuilder::new()
+            .mode(paths::DIR_MODE)
+            .create(parent(&file.path));
+        match directory {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => (),
+        }
+    }
+    let options = file.options;
+    let opened = std::fs::OpenOptions::new()
+        .read(options.read)
+        .write(options.write)
+        .create(options.create)
+        .create_new(options.create_new)
+        .truncate(options.truncate)
+        .mode(paths::FILE_MODE)
+        .custom_flags(if options.direct { libc::O_DIRECT } else { 0 })
+        .open(&file.path)?;
+    let length = i64::try_from(file.allocate_bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    if length > 0 {
+        nix::fcntl::fallocate(&opened, nix::fcntl::FallocateFlags::empty(), 0, length)?;
+    }
+    Ok(opened.into())
+}
+
+async fn prepare_one(file: PrepareFile) -> io::Result<File> {
+    if file.with_directory {
+        match create_dir(parent(&file.path)).await {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => (),
+        }
+    }
+    let opened = File::open(&file.path, file.options).await?;
+    if file.allocate_bytes > 0 {
+        opened.allocate(0, file.allocate_bytes).await?;
+    }
+    Ok(opened)
 }
 
 /// The directory's entries, sorted by name.

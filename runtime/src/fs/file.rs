@@ -1,12 +1,13 @@
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 
 use super::OpenOptions;
 use crate::buf::{IoBuf, IoBufMut};
 use crate::core::{Backend, with_core};
 use crate::sim::{SharedSimFile, SimFile};
-use crate::uring::UringFile;
+use crate::uring::{Driver, UringFile};
 
 /// An open file. Clones are the same open file; it is closed, asynchronously, when the last one is dropped.
 #[derive(Clone)]
@@ -45,6 +46,13 @@ impl File {
             super::dir::Via::Sim(sim) => Inner::Sim(sim.open(path, options).await?),
         };
         Ok(File { inner })
+    }
+
+    /// A file of the core with this driver.
+    pub(super) fn from_descriptor(descriptor: OwnedFd, driver: Rc<Driver>) -> File {
+        File {
+            inner: Inner::Uring(UringFile::new(descriptor.into_raw_fd(), driver)),
+        }
     }
 
     /// Reads at most `len` bytes at `pos` to the start of `buf` and sets its length to what came; 0 is the end of the file.
@@ -304,7 +312,7 @@ impl File {
             SharedInner::Uring(fd) => {
                 let driver =
                     with_core(|core| core.driver().cloned()).expect("a file of the same backend");
-                Inner::Uring(UringFile::new(fd.into_raw_fd(), driver))
+                return File::from_descriptor(fd, driver);
             }
             SharedInner::Sim(shared) => Inner::Sim(with_core(|core| match &core.backend {
                 Backend::Sim(sim) => sim.attach(shared),

@@ -7,8 +7,8 @@ mod dir;
 mod file;
 
 pub use dir::{
-    create_dir_all, exists, metadata, read_dir, read_file, remove_dir, remove_file, rename,
-    replace_file, statvfs, sync_dir,
+    PrepareFile, SYNC_WHOLE_MIN, create_dir_all, exists, metadata, prepare_files, read_dir,
+    read_file, remove_dir, remove_file, rename, replace_file, statvfs, sync_dir, sync_dirs,
 };
 pub use file::{File, SharedFile};
 

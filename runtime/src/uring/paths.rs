@@ -14,8 +14,8 @@ use super::slots::Leaves;
 use crate::fs::{Metadata, OpenOptions};
 
 const HERE: types::Fd = types::Fd(libc::AT_FDCWD);
-const DIR_MODE: libc::mode_t = 0o755;
-const FILE_MODE: libc::mode_t = 0o644;
+pub(crate) const DIR_MODE: libc::mode_t = 0o755;
+pub(crate) const FILE_MODE: libc::mode_t = 0o644;
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())

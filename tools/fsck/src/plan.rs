@@ -1,7 +1,7 @@
 //! What the checkpoint and the log together say a partition consists of: the checker's replay. It follows the rules of
 //! recovery: physical, idempotent, bytes below `flushed_bytes` and records below `replay_from_sequence` are skipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use trireme_engine::batch::Batches;
 use trireme_engine::layout::SUM_BLOCK;
@@ -20,6 +20,8 @@ pub struct PartitionPlan {
     pub log_start: i64,
     /// Deleted: nothing of it is promised.
     pub deleted: bool,
+    /// Segments that lay below the log start at the checkpoint already: the log need not hold their bytes any more.
+    dead: BTreeSet<i64>,
     /// The shard was cleanly shut: everything is exact.
     pub clean: bool,
     /// Behind the last append that the log holds, and where that is.
@@ -140,8 +142,18 @@ impl SegmentPlan {
 
 impl PartitionPlan {
     pub fn of_checkpoint(shard: u16, clean: bool, state: &PartitionState) -> PartitionPlan {
+        // A last segment below the log start was rolled before the checkpoint was taken, so all of them are dead.
+        let is_dead = |segment: &&SegmentState| {
+            segment.end_offset > segment.base_offset && segment.end_offset <= state.log_start
+        };
         PartitionPlan {
             shard,
+            dead: state
+                .segments
+                .iter()
+                .filter(is_dead)
+                .map(|segment| segment.base_offset)
+                .collect(),
             state: state.clone(),
             segments: state
                 .segments
@@ -418,6 +430,9 @@ impl PartitionPlan {
     }
 
     fn extend(&mut self, entry: &Entry, position: u64, bytes: &[u8]) -> Result<(), String> {
+        if self.dead.contains(&entry.segment_base) {
+            return Ok(());
+        }
         let segment = self.segments.entry(entry.segment_base).or_default();
         if segment.extend(position, bytes) {
             Ok(())
@@ -434,6 +449,9 @@ impl PartitionPlan {
     fn apply_direct(&mut self, entry: &Entry, direct: &Direct<'_>) -> Result<(), String> {
         let head_end = entry.position + u64::from(direct.split.head_len);
         let blocks_end = head_end + direct.split.blocks_len() as u64;
+        if self.dead.contains(&entry.segment_base) {
+            return Ok(());
+        }
         self.extend(entry, entry.position, direct.head)?;
         let segment = self.segments.entry(entry.segment_base).or_default();
         let end = segment.end();
