@@ -171,10 +171,11 @@ class PowerCut:
 
 
 def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed, before_start=lambda: None, before_crash=lambda broker: None, whole=True,
-             settle=lambda: None):
+             settle=lambda: None, beside=None):
     """Loads, crashes `crashes` times at random moments, reads everything back and compares. (counts, violations, summary)
 
     The load goes on until the whole data set was in at least once, unless `whole` is false. `settle` is called between the topics and the load.
+    `beside` is a second load that lives through it all.
     """
     chance = random.Random(seed)
     load = None
@@ -182,11 +183,14 @@ def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed
         before_start()
         broker.start()
         load = Load(broker, data, directory, rate_mb, settle=settle)
+        if beside:
+            beside.start()
         for number in range(crashes):
             load.wait_for_progress(1000)
             # The moment itself is random, so this waits for time and not for a condition.
             time.sleep(chance.uniform(0.2, 3.0))
             expect(load.loader.alive(), f"the loader died: {load.loader.log()}")
+            expect(not beside or beside.alive(), f"the second load died: {beside and beside.log()}")
             expect(broker.child.alive(), f"the broker died by itself: {broker.child.log()}")
             before_crash(broker)
             crash(broker)
@@ -196,16 +200,22 @@ def campaign(broker, data, directory, crashes, crash, after_crash, rate_mb, seed
                 took = broker.start(timeout=120)
             except Failure as why:
                 raise DidNotComeBack(f"after crash {number + 1}: {why}")
+            if beside:
+                beside.wait_for_check()
             say(f"  crash {number + 1} of {crashes}: {load.acked():,} records acknowledged, answers {took * 1000:.0f} ms after the start")
         load.wait_for_progress(1000)
         if whole:
             wait_until(lambda: load.acked() >= lines_of(data), 3600, f"the whole data set of {data.stat().st_size >> 20} MiB is in",
                        load.loader.alive, step=0.5)
+        if beside:
+            beside.finish()
         summary = load.finish()
         load.read_back()
     finally:
         if load:
             load.close()
+        if beside:
+            beside.close()
     return *check(data, load.directory), summary
 
 

@@ -15,6 +15,10 @@ class Context:
     def __init__(self, report, ci, against="trireme"):
         self.report, self.ci, self.against = report, ci, against
 
+    def with_broker(self, kind):
+        """The same with another kind of broker."""
+        return Context(self.report, self.ci, kind)
+
     def broker(self, directory, logs=None, partitions=1, config=None, arguments=(), env=None, binary=None):
         """A broker that is not started yet. Topics appear at first use in both kinds, with `partitions` partitions."""
         settings = {"num.partitions": partitions, **(config or {})}
@@ -22,18 +26,19 @@ class Context:
                             arguments=["--set", f"kafka.num.partitions={partitions}", *arguments])
 
 
-def run_line(context, number):
-    say(f"acceptance line {number}{' (CI size)' if context.ci else ''}")
-    module = importlib.import_module(f".lines.line{number}", __package__)
+def run_line(context, line):
+    """`line` is the name of a module in lines/."""
+    say(f"acceptance: {line}{' (CI size)' if context.ci else ''}")
+    module = importlib.import_module(f".lines.{line}", __package__)
     # What a line cannot do without, or did not foresee, counts as one check.
     began = len(context.report.failed)
     try:
         module.run_line(context)
     except Exception as why:
-        with context.report.check(f"line {number}"):
+        with context.report.check(line):
             raise why
     if len(context.report.failed) > began:
-        say(f"line {number}: {len(context.report.failed) - began} checks failed")
+        say(f"{line}: {len(context.report.failed) - began} checks failed")
 
 
 def end_cleanly():
@@ -46,15 +51,21 @@ def end_cleanly():
     signal.signal(signal.SIGTERM, stop)
 
 
+# The acceptance lines that are a number, and those that have a name; the ones that CI runs.
+NUMBERED = tuple(f"line{number}" for number in range(1, 9))
+NAMED = ("powercuts", "compare")
+IN_EVERY_RUN = (*NUMBERED, "powercuts")
+
+
 def accept(arguments):
     parser = argparse.ArgumentParser(prog="tests/accept", description="Runs one line of the acceptance list and prints its figures.")
-    parser.add_argument("line", type=int, choices=range(1, 9))
+    parser.add_argument("line", choices=[*(name[4:] for name in NUMBERED), *NAMED])
     parser.add_argument("--ci", action="store_true", help="the size of the continuous test")
     parser.add_argument("--against", choices=("trireme", "kafka"), default="trireme", help="try the test on Apache Kafka")
     options = parser.parse_args(arguments)
     end_cleanly()
     report = Report()
-    run_line(Context(report, options.ci, options.against), options.line)
+    run_line(Context(report, options.ci, options.against), options.line if options.line in NAMED else f"line{options.line}")
     return report.finish()
 
 
@@ -116,20 +127,19 @@ STEPS = {"fmt": fmt, "clippy": clippy, "deny": deny, "unit": unit, "build": buil
 
 
 def everything(arguments, usage):
-    lines = [f"line{number}" for number in range(1, 9)]
-    unknown = [step for step in arguments if step not in STEPS and step not in lines]
+    unknown = [step for step in arguments if step not in STEPS and step not in IN_EVERY_RUN]
     if unknown:
         print(usage.strip() + f"\n\nunknown: {' '.join(unknown)}")
         return 2
     end_cleanly()
     report = Report()
     say("in CI: a skip is a failure" if IN_CI else "what this machine lacks is skipped")
-    for step in arguments or [*STEPS, *lines]:
+    for step in arguments or [*STEPS, *IN_EVERY_RUN]:
         if step in STEPS:
             say(step)
             STEPS[step](report)
         elif "release build of trireme, trireme-bench, trireme-fsck" in report.failed:
             report.fail(step, "there is no broker to test")
         else:
-            run_line(Context(report, ci=True), int(step[4:]))
+            run_line(Context(report, ci=True), step)
     return report.finish()
