@@ -107,6 +107,10 @@ pub struct EngineConfig {
     pub producer_id_expiration_ms: i64,
     /// Free bytes of the file system below which appends are refused.
     pub reserve_bytes: u64,
+    /// Every segment is read through and checked once in this time; 0: never.
+    pub scrub_period_ms: u64,
+    /// Bytes that a shard reads for that in a second at most. A pass is slower where half of the period allows it.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl EngineConfig {
@@ -125,6 +129,8 @@ impl EngineConfig {
             fd_cache: 1024,
             producer_id_expiration_ms: 86_400_000,
             reserve_bytes: 64 << 20,
+            scrub_period_ms: 0,
+            scrub_bytes_per_second: 32 << 20,
         }
     }
 }
@@ -408,6 +414,13 @@ pub struct ShardStats {
     /// 1 for a shard that was opened after an unclean end.
     pub unclean_starts: u64,
     pub recovered_bytes: u64,
+    /// Bytes of segments that were read through and checked; passes over all of them; damaged blocks and batches that these
+    /// found, in all and in the last pass; when the last one ended (the oldest such time of several shards; 0: none yet).
+    pub scrubbed_bytes: u64,
+    pub scrub_passes: u64,
+    pub scrub_damage: u64,
+    pub scrub_damage_last_pass: u64,
+    pub scrub_last_pass_ms: i64,
     /// Write of a group until durable, in microseconds.
     pub sync_latency_us: Histogram<u64>,
     /// Bytes of a group.
@@ -439,6 +452,11 @@ impl Default for ShardStats {
             refused_overloaded: 0,
             unclean_starts: 0,
             recovered_bytes: 0,
+            scrubbed_bytes: 0,
+            scrub_passes: 0,
+            scrub_damage: 0,
+            scrub_damage_last_pass: 0,
+            scrub_last_pass_ms: 0,
             sync_latency_us: histogram(60_000_000),
             group_size_bytes: histogram(1 << 30),
         }
@@ -469,6 +487,14 @@ impl ShardStats {
         self.refused_overloaded += other.refused_overloaded;
         self.unclean_starts += other.unclean_starts;
         self.recovered_bytes += other.recovered_bytes;
+        self.scrubbed_bytes += other.scrubbed_bytes;
+        self.scrub_passes += other.scrub_passes;
+        self.scrub_damage += other.scrub_damage;
+        self.scrub_damage_last_pass += other.scrub_damage_last_pass;
+        self.scrub_last_pass_ms = match (self.scrub_last_pass_ms, other.scrub_last_pass_ms) {
+            (0, ms) | (ms, 0) => ms,
+            (mine, others) => mine.min(others),
+        };
         // Same bounds on both sides, so this cannot fail.
         let _ = self.sync_latency_us.add(&other.sync_latency_us);
         let _ = self.group_size_bytes.add(&other.group_size_bytes);

@@ -32,6 +32,7 @@ mod recovery;
 pub mod recovery_scan;
 mod replay;
 mod retention;
+mod scrub;
 mod segment;
 mod shard;
 mod store;

@@ -12,7 +12,7 @@ use crate::data_dir::read_format;
 use crate::files::Files;
 use crate::read::Now;
 use crate::shard::Shard;
-use crate::{committer, flush, recovery, retention};
+use crate::{committer, flush, recovery, retention, scrub};
 
 /// How often the free space of the disk is looked at.
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,6 +70,7 @@ impl Node {
             flush::keep_spare(shard.clone()),
         ));
         tasks.push(spawn_with(Share::Background, retention::run(shard.clone())));
+        tasks.push(spawn_with(Share::Background, scrub::run(shard.clone())));
         let flusher = spawn_with(Share::Background, flush::run(shard.clone()));
         *shard.flusher.borrow_mut() = Some(flusher);
         let watched = shard.clone();

@@ -127,18 +127,44 @@ impl Shard {
         }
     }
 
-    /// Reads from a segment's file.
+    /// Reads from a segment's file. Where a block is damaged, what stands before it is served.
     pub async fn read_file(
         self: &Rc<Self>,
         request: &ReadRequest,
         partition: &Rc<Partition>,
         base: Offset,
     ) -> Result<ReadResult, ReadError> {
+        match self
+            .read_file_below(request, partition, base, u64::MAX)
+            .await
+        {
+            Err(ReadError::Damaged { file, position }) => {
+                let before = self
+                    .read_file_below(request, partition, base, position)
+                    .await;
+                match before {
+                    Ok(result) if result.bytes > 0 => Ok(result),
+                    _ => Err(ReadError::Damaged { file, position }),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// The same, of bytes below `below` only.
+    async fn read_file_below(
+        self: &Rc<Self>,
+        request: &ReadRequest,
+        partition: &Rc<Partition>,
+        base: Offset,
+        below: u64,
+    ) -> Result<ReadResult, ReadError> {
         let view = self.view(partition, base).await?;
         let (found, limit, lease) = {
             let inner = partition.state.borrow();
             let segment = inner.segment(base).ok_or_else(|| out_of_range(&inner))?;
-            let limit = limit(&inner, segment, request.isolation);
+            let mut limit = limit(&inner, segment, request.isolation);
+            limit.position = limit.position.min(below);
             (
                 find_range(segment, &view, request, limit),
                 limit,
@@ -397,7 +423,7 @@ type Sums = Vec<Option<u32>>;
 
 /// The end of the last block that `first..to` touches, and the sums of these blocks (`None`: there is none); nothing if the
 /// view is no longer what the segment's file holds, so that it does not join up with the sums in memory.
-fn sums_of(
+pub(crate) fn sums_of(
     inner: &PartitionInner,
     base: Offset,
     view: &SegmentView,

@@ -45,6 +45,16 @@ impl SegmentView {
         })
     }
 
+    /// The bytes were found broken: who reads them next has to look again.
+    pub fn clear_verified(&self, from: u64, to: u64) {
+        let mut verified = self.verified.borrow_mut();
+        for block in blocks(from, to) {
+            if let Some(word) = verified.get_mut(block / 64) {
+                *word &= !(1 << (block % 64));
+            }
+        }
+    }
+
     pub fn set_verified(&self, from: u64, to: u64) {
         let mut verified = self.verified.borrow_mut();
         for block in blocks(from, to) {
@@ -81,12 +91,7 @@ impl Shard {
                     segment.time_index.in_file,
                 )
             };
-            let view = Rc::new(SegmentView {
-                sums: self.load(partition, base, counts.0).await?,
-                index: self.load(partition, base, counts.1).await?,
-                time_index: self.load(partition, base, counts.2).await?,
-                verified: RefCell::default(),
-            });
+            let view = Rc::new(self.load_view(partition, base, counts).await?);
             let mut inner = partition.state.borrow_mut();
             let segment = inner.segment_mut(base).ok_or(ReadError::UnknownPartition)?;
             if counts
@@ -103,6 +108,46 @@ impl Shard {
             self.note_view(partition, base, view.bytes());
             return Ok(view);
         }
+    }
+
+    /// A view of a segment for one use: not kept, so that the ones in use stay.
+    pub async fn view_uncached(
+        &self,
+        partition: &Rc<Partition>,
+        base: Offset,
+    ) -> Result<Rc<SegmentView>, ReadError> {
+        let counts = {
+            let inner = partition.state.borrow();
+            let segment = inner.segment(base).ok_or(ReadError::UnknownPartition)?;
+            if let Some(view) = &segment.view {
+                return Ok(view.clone());
+            }
+            (
+                segment.sums.in_file,
+                segment.index.in_file,
+                segment.time_index.in_file,
+            )
+        };
+        let loaded = self.load_view(partition, base, counts).await;
+        if partition.gone.get() || partition.state.borrow().segment(base).is_none() {
+            // Its files went while they were read.
+            return Err(ReadError::UnknownPartition);
+        }
+        Ok(Rc::new(loaded?))
+    }
+
+    async fn load_view(
+        &self,
+        partition: &Partition,
+        base: Offset,
+        counts: (u32, u32, u32),
+    ) -> Result<SegmentView, ReadError> {
+        Ok(SegmentView {
+            sums: self.load(partition, base, counts.0).await?,
+            index: self.load(partition, base, counts.1).await?,
+            time_index: self.load(partition, base, counts.2).await?,
+            verified: RefCell::default(),
+        })
     }
 
     fn note_view(&self, partition: &Rc<Partition>, base: Offset, bytes: usize) {

@@ -261,11 +261,12 @@ impl LogScan {
     fn follow<'a>(&mut self, bytes: &'a [u8]) -> Supplied<'a> {
         let next = self.next;
         let identity = self.extents[self.current].identity(self.shard);
+        // Of a file that was cut within a block, the whole blocks count: nobody can supply more than those.
         let size = self
             .ring
             .iter()
             .find(|file| file.index == next.file)
-            .map_or(0, |file| file.size_bytes);
+            .map_or(0, |file| file.size_bytes / BLOCK as u64 * BLOCK as u64);
         let group = match parse_group(&identity, next.file, next.file_use, next.position, bytes) {
             Ok(group) => group,
             Err(GroupError::Short) if next.position + (bytes.len() as u64) < size => {

@@ -256,6 +256,8 @@ pub fn engine_config(config: &Config, tail_memory_bytes: u64) -> EngineConfig {
         wal_file_bytes: config.wal_file_bytes,
         fd_cache: config.open_files,
         reserve_bytes: config.reserve_bytes,
+        scrub_period_ms: config.scrub_period.as_millis() as u64,
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
         retention_check_interval_ms: config.kafka("log.retention.check.interval.ms"),
         producer_id_expiration_ms: config.kafka("producer.id.expiration.ms"),
         ..EngineConfig::new(&config.data_dir)

@@ -73,7 +73,7 @@ def verify(directory):
     """Bytes of segments per second of verify, and its report."""
     drop_caches()
     began = time.monotonic()
-    report = json.loads(run([BIN / "trireme-fsck", "verify", "--json", directory], timeout=3600, check=False))
+    report = json.loads(run([BIN / "trireme-fsck", "verify", "--json", directory], timeout=3600, check=False)[1])
     seconds = time.monotonic() - began
     expect(report["exit_code"] == 0, f"verify says {report['verdict']}: {report['findings'][:5]}")
     return report["counts"]["segment_bytes"] / seconds, report
@@ -102,7 +102,7 @@ def repair(directory):
             path.unlink()
             removed += 1
     began = time.monotonic()
-    outcome = json.loads(run([BIN / "trireme-fsck", "repair", "--json", directory], timeout=3600, check=False))
+    outcome = json.loads(run([BIN / "trireme-fsck", "repair", "--json", directory], timeout=3600, check=False)[1])
     seconds = time.monotonic() - began
     after = verify(directory)[1]["counts"]
     say(f"  {removed} indexes, sums and checkpoints removed; repaired in {seconds:.1f} s: {outcome['ending']}, {len(outcome['gone'])} ranges of offsets gone")

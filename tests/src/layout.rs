@@ -14,6 +14,18 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "trireme-replication",
         &["trireme-runtime", "trireme-engine"],
     ),
+    // Everybody that reads bytes from outside.
+    (
+        "trireme-fuzz",
+        &[
+            "trireme",
+            "trireme-runtime",
+            "trireme-engine",
+            "trireme-replication",
+            "trireme-kafka",
+            "trireme-fsck",
+        ],
+    ),
     (
         "trireme-kafka",
         &[

@@ -21,8 +21,8 @@ pub const MAGIC: [u8; 8] = *b"TRIRGRP\0";
 pub const VERSION: u16 = 1;
 /// Size of the fixed header; the CRC table follows it.
 pub const HEADER_BYTES: usize = size_of::<RawHeader>();
-const HEADER_CRC_AT: usize = HEADER_BYTES - 4;
-const CRC_BYTES: usize = 4;
+pub(super) const HEADER_CRC_AT: usize = HEADER_BYTES - 4;
+pub(super) const CRC_BYTES: usize = 4;
 
 /// The header with its CRC table always lies in the first block, so one block decides what a group is.
 const _: () =
@@ -225,12 +225,12 @@ pub fn encode_group(
 }
 
 /// The bytes that the CRC of a block covers: all of it, of the first what follows the table.
-fn block_range(block: usize, directory_at: usize) -> std::ops::Range<usize> {
+pub(super) fn block_range(block: usize, directory_at: usize) -> std::ops::Range<usize> {
     (block * BLOCK).max(directory_at)..(block + 1) * BLOCK
 }
 
 /// The CRC of header and table, without the field that holds it.
-fn header_crc(seed: u32, header_and_table: &[u8]) -> u32 {
+pub(super) fn header_crc(seed: u32, header_and_table: &[u8]) -> u32 {
     crc32(
         crc32(seed, &header_and_table[..HEADER_CRC_AT]),
         &header_and_table[HEADER_BYTES..],

@@ -18,6 +18,8 @@ pub mod format_file;
 pub mod group;
 pub mod paths;
 pub mod payload;
+#[cfg(feature = "reseal")]
+pub mod reseal;
 pub mod seed;
 pub mod sidecar;
 pub mod slots;

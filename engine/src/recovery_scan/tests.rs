@@ -323,3 +323,40 @@ fn a_payload_that_is_a_copy_of_the_log_is_never_taken_for_groups() {
     let end = log.scan(BLOCK).1.unwrap();
     assert_eq!((end.end, end.torn), (torn, None));
 }
+
+/// A file that was cut within a block used to be asked for over and over: found by the fuzzer of recovery.
+#[test]
+fn a_file_cut_within_a_block_ends_the_scan() {
+    for cut in [1, 100, BLOCK - 1, BLOCK + 1, 2 * BLOCK + 77] {
+        let mut log = Log::new(2);
+        log.fill(6);
+        log.durable_through = log.next.sequence - 2;
+        log.files[0].truncate(cut);
+        let ring = log
+            .files
+            .iter()
+            .zip(0..)
+            .map(|(file, index)| RingFile {
+                index,
+                size_bytes: file.len() as u64,
+            })
+            .collect();
+        let mut scan = LogScan::new(SHARD, &log.checkpoint(), ring);
+        for step in 0.. {
+            assert!(step < 1000, "cut at {cut}: the scan does not end");
+            match scan.want() {
+                Want::Done => break,
+                // As recovery does: whole blocks, which O_DIRECT can read.
+                Want::Group { file, position } | Want::Probe { file, position, .. } => {
+                    let bytes = &log.files[file as usize];
+                    let whole = bytes.len() / BLOCK * BLOCK;
+                    scan.supply(&bytes[(position as usize).min(whole)..whole]);
+                }
+            }
+        }
+        assert!(
+            scan.finish().is_err(),
+            "cut at {cut}: what was durable is gone"
+        );
+    }
+}

@@ -7,5 +7,6 @@ mod crash;
 mod features;
 mod kit;
 mod model;
+mod scrub;
 mod simulated;
 mod state;

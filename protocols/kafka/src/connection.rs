@@ -53,8 +53,8 @@ impl Peer {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn unconnected() -> Peer {
+    /// Nobody: for tests and fuzzers, which bring requests without a connection.
+    pub fn unconnected() -> Peer {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         Peer {
             remote: nowhere,

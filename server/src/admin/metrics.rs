@@ -420,6 +420,21 @@ const ENGINE_COUNTERS: &[Column<ShardStats>] = &[
         "Bytes of the commit log read at start",
         |s| s.recovered_bytes,
     ),
+    (
+        "trireme_scrubbed_bytes",
+        "Bytes of segments read through and checked",
+        |s| s.scrubbed_bytes,
+    ),
+    (
+        "trireme_scrub_passes",
+        "Times that a shard's segments were read through",
+        |s| s.scrub_passes,
+    ),
+    (
+        "trireme_scrub_damage",
+        "Damaged blocks and batches that were found by that, each in every pass",
+        |s| s.scrub_damage,
+    ),
 ];
 const ENGINE_GAUGES: &[Column<ShardStats>] = &[
     ("trireme_partitions", "Partitions", |s| s.partitions),
@@ -432,6 +447,16 @@ const ENGINE_GAUGES: &[Column<ShardStats>] = &[
         "trireme_tail_memory_bytes",
         "Memory of tails and read cache",
         |s| s.tail_memory_bytes,
+    ),
+    (
+        "trireme_scrub_damaged",
+        "Damaged blocks and batches that the last pass over the segments found; not 0: repair",
+        |s| s.scrub_damage_last_pass,
+    ),
+    (
+        "trireme_scrub_last_pass_timestamp_seconds",
+        "When all segments had last been read through, in Unix time; 0: not yet since the start",
+        |s| (s.scrub_last_pass_ms.max(0) / 1000) as u64,
     ),
 ];
 const KAFKA_COUNTERS: &[Column<KafkaReport>] = &[

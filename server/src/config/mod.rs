@@ -54,6 +54,9 @@ pub struct Config {
     pub wal_file_bytes: u32,
     pub reserve_bytes: u64,
     pub open_files: usize,
+    /// Zero: never.
+    pub scrub_period: Duration,
+    pub scrub_bytes_per_second: u64,
 }
 
 /// Where a value came from, for messages.

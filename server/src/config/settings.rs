@@ -23,6 +23,7 @@ pub struct Setting {
 const MAX_CORES: usize = 256;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const TIB: u64 = 1 << 40;
 
 pub const SETTINGS: &[Setting] = &[
@@ -230,6 +231,24 @@ pub const SETTINGS: &[Setting] = &[
         set: |config, value| number(value, 16, 1_000_000).map(|n| config.open_files = n as usize),
         get: |config| config.open_files.to_string(),
     },
+    Setting {
+        key: "engine.scrub_period",
+        default: "7d",
+        help: "Every segment is read through and checked once in this time; 0s: never. Damage is logged and counted in the metrics.",
+        set: |config, value| {
+            duration(value, Duration::ZERO, YEAR).map(|time| config.scrub_period = time)
+        },
+        get: |config| show_duration(config.scrub_period),
+    },
+    Setting {
+        key: "engine.scrub_rate",
+        default: "32MiB",
+        help: "Bytes that each core reads for that in a second at most; less where half of the period allows it.",
+        set: |config, value| {
+            size(value, 64 << 10, 1 << 40).map(|n| config.scrub_bytes_per_second = n)
+        },
+        get: |config| show_size(config.scrub_bytes_per_second),
+    },
 ];
 
 fn number(value: &str, min: u64, max: u64) -> Result<u64, String> {
@@ -263,6 +282,8 @@ pub(super) fn blank() -> Config {
         wal_file_bytes: 0,
         reserve_bytes: 0,
         open_files: 0,
+        scrub_period: Duration::ZERO,
+        scrub_bytes_per_second: 0,
     }
 }
 

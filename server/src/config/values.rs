@@ -112,9 +112,15 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
-/// A time: `500ms`, `30s`, `10m`, `1h`.
+/// A time: `500ms`, `30s`, `10m`, `1h`, `7d`.
 pub fn duration(value: &str, min: Duration, max: Duration) -> Result<Duration, String> {
-    let units = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+    let units = [
+        ("ms", 1),
+        ("s", 1_000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
     let millis = units
         .iter()
         .find_map(|(suffix, unit)| Some((value.strip_suffix(suffix)?.parse::<u64>().ok()?, *unit)))
@@ -134,6 +140,9 @@ pub fn duration(value: &str, min: Duration, max: Duration) -> Result<Duration, S
 pub fn show_duration(time: Duration) -> String {
     let millis = time.as_millis();
     match millis {
+        _ if millis > 0 && millis.is_multiple_of(86_400_000) => {
+            format!("{}d", millis / 86_400_000)
+        }
         _ if millis > 0 && millis.is_multiple_of(3_600_000) => format!("{}h", millis / 3_600_000),
         _ if millis > 0 && millis.is_multiple_of(60_000) => format!("{}m", millis / 60_000),
         _ if millis.is_multiple_of(1_000) => format!("{}s", millis / 1_000),
@@ -182,12 +191,13 @@ mod tests {
             ("500ms", 500),
             ("30s", 30_000),
             ("10m", 600_000),
-            ("24h", 86_400_000),
+            ("23h", 82_800_000),
+            ("1d", 86_400_000),
         ] {
             assert_eq!(parse(value), Ok(Duration::from_millis(millis)));
             assert_eq!(show_duration(Duration::from_millis(millis)), value);
         }
-        for bad in ["", "s", "10", "-1s", "25h", "1.5s", "1d"] {
+        for bad in ["", "s", "10", "-1s", "25h", "1.5s", "2d"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
