@@ -8,7 +8,7 @@ impl Random {
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -17,7 +17,7 @@ impl Random {
 
     /// A number below `end`, 0 if that is 0.
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() >> 11) as usize % end.max(1)
+        (self.number() >> 11) as usize % end.max(1)
     }
 }
 
@@ -43,7 +43,7 @@ pub fn mutate(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8], bytes_max:
         let at = random.below(bytes.len());
         match random.below(8) {
             0 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
-            1 if !bytes.is_empty() => bytes[at] = random.next() as u8,
+            1 if !bytes.is_empty() => bytes[at] = random.number() as u8,
             2 => {
                 let edge = EDGES[random.below(EDGES.len())].to_be_bytes();
                 let width = 1 << random.below(4);
@@ -71,7 +71,7 @@ pub fn mutate(random: &mut Random, bytes: &mut Vec<u8>, other: &[u8], bytes_max:
             }
             _ => {
                 let added = random.below(32);
-                bytes.splice(at..at, (0..added).map(|_| random.next() as u8));
+                bytes.splice(at..at, (0..added).map(|_| random.number() as u8));
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Every target over its seeds, the corpus, and mutations of both: short, the same each time, without guidance.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // not the broker
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -64,7 +64,7 @@ fn read_records(batch: &[u8]) {
         return;
     };
     for record in records.iter().map_while(Result::ok) {
-        let headers = record.headers.clone().into_iter();
+        let headers = record.headers.clone();
         let _ = headers.count();
     }
 }

@@ -89,9 +89,11 @@ async fn append(engine: &Engine, index: u32, batches: Vec<u8>) {
     let _ = engine.append(vec![append]).await;
 }
 
+type PathAndBytes = (String, Vec<u8>);
+
 /// The files of a directory that was killed (`false`) or cleanly shut, made once.
-fn sample(clean: bool) -> &'static [(String, Vec<u8>)] {
-    static SAMPLES: [OnceLock<Vec<(String, Vec<u8>)>>; 2] = [OnceLock::new(), OnceLock::new()];
+fn sample(clean: bool) -> &'static [PathAndBytes] {
+    static SAMPLES: [OnceLock<Vec<PathAndBytes>>; 2] = [OnceLock::new(), OnceLock::new()];
     SAMPLES[usize::from(clean)].get_or_init(|| {
         let mut sim = Simulation::new(7);
         let done = Rc::new(Cell::new(false));

@@ -301,7 +301,8 @@ pub fn scan_seeds() -> Vec<Vec<u8>> {
     for file in 0..FILES {
         let mut bytes = Vec::new();
         loop {
-            let (group, next) = encoded(sequence, crc, (file, bytes.len() as u64), bytes.len() > 0);
+            let (group, next) =
+                encoded(sequence, crc, (file, bytes.len() as u64), !bytes.is_empty());
             if bytes.len() + group.len() > FILE_BYTES {
                 break;
             }
