@@ -18,6 +18,8 @@ use trireme_engine::records::{BatchBuilder, NewRecord, Producer};
 use trireme_engine::{PartitionId, PartitionRef, TopicId};
 use trireme_replication::{Record, Topic};
 
+use crate::mutate::Random;
+
 pub const CODECS: [Codec; 5] = [
     Codec::None,
     Codec::Gzip,
@@ -26,18 +28,25 @@ pub const CODECS: [Codec; 5] = [
     Codec::Zstd,
 ];
 
-/// A batch of an idempotent producer.
+/// The first batch of an idempotent producer.
 pub fn batch(codec: Codec, records: usize, value_bytes: usize) -> Vec<u8> {
+    batch_from(codec, 0, records, value_bytes)
+}
+
+/// The batch of an idempotent producer that begins with this sequence.
+pub fn batch_from(codec: Codec, base_sequence: i32, records: usize, value_bytes: usize) -> Vec<u8> {
+    let mut random = Random::new(base_sequence as u64);
     let mut builder = BatchBuilder::new(codec).producer(Producer {
         id: 7,
         epoch: 1,
-        base_sequence: 0,
+        base_sequence,
     });
     for index in 0..records {
+        let value: Vec<u8> = (0..value_bytes).map(|_| random.number() as u8).collect();
         builder.push(&NewRecord {
             timestamp_ms: 1_700_000_000_000 + index as i64,
             key: (index % 2 == 0).then_some(&b"key"[..]),
-            value: Some(&vec![index as u8; value_bytes]),
+            value: Some(&value),
             headers: &[(b"h", Some(&b"v"[..]))],
         });
     }

@@ -110,8 +110,9 @@ fn sample(clean: bool) -> &'static [PathAndBytes] {
                 engine.create(all.collect()).await;
                 for round in 0..24 {
                     let codec = seeds::CODECS[round % 5];
-                    append(&engine, 0, seeds::batch(codec, 2, 600)).await;
-                    append(&engine, 1, seeds::batch(codec, 1, 20)).await;
+                    let sequence = 2 * round as i32;
+                    append(&engine, 0, seeds::batch_from(codec, sequence, 2, 600)).await;
+                    append(&engine, 1, seeds::batch_from(codec, sequence, 2, 20)).await;
                 }
                 append(&engine, 2, seeds::batch(Codec::None, 1, 40_000)).await;
                 if clean {
