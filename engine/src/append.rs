@@ -94,10 +94,14 @@ impl Shard {
             }
         }
         if self.full.get() && !append.may_use_reserve {
+            inner.producers.turn_away(headers[0]);
             self.stats.borrow_mut().refused_storage_full += 1;
             return Err(AppendError::StorageFull);
         }
-        if self.pending.get() + append.batches.len() as u64 > self.pending_max() {
+        // Alone it is taken however large it is: no waiting makes it smaller.
+        let pending = self.pending.get();
+        if pending > 0 && pending + append.batches.len() as u64 > self.pending_max() {
+            inner.producers.turn_away(headers[0]);
             self.stats.borrow_mut().refused_overloaded += 1;
             return Err(AppendError::Overloaded);
         }

@@ -125,6 +125,16 @@ impl Partition {
 }
 
 impl PartitionInner {
+    /// Whether the tail begins with a chunk that lies in its segment's file, and not behind this position.
+    pub fn front_is_flushed_up_to(&self, segment: Offset, start: u64) -> bool {
+        self.tail.front().is_some_and(|chunk| {
+            let is_flushed = self
+                .segment(chunk.segment)
+                .is_none_or(|segment| chunk.end() <= segment.flushed);
+            is_flushed && (chunk.segment, chunk.start) <= (segment, start)
+        })
+    }
+
     /// The first segment that ends behind `offset`: the one that holds it, or, where offsets are missing, the next one.
     pub fn segment_reaching(&self, offset: Offset) -> Option<&Segment> {
         let before = self

@@ -281,10 +281,9 @@ impl Shard {
                 continue;
             };
             let mut inner = partition.state.borrow_mut();
-            let is_front = inner.tail.front().is_some_and(|chunk| {
-                (chunk.segment, chunk.start) <= (oldest.segment, oldest.start)
-            });
-            if is_front {
+            // In front of it may lie the end of an older segment that is not flushed yet: a direct run goes to its own
+            // segment without waiting for that. Then it stays, until the flush of that end names it again.
+            if inner.front_is_flushed_up_to(oldest.segment, oldest.start) {
                 let freed = inner.tail.pop_front();
                 self.give_memory(freed);
             }

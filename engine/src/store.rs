@@ -172,12 +172,25 @@ impl Shard {
             .segment(base)
             .is_some_and(|segment| segment.rolled && segment.length == to);
         let mut evictable = self.evictable.borrow_mut();
-        for start in inner.tail.ending_in(base, from, to, is_end) {
+        let mut note = |segment: Offset, start: u64| {
             evictable.push_back(Evictable {
                 partition: Rc::downgrade(partition),
-                segment: base,
+                segment,
                 start,
             });
+        };
+        for start in inner.tail.ending_in(base, from, to, is_end) {
+            note(base, start);
+        }
+        if !is_end {
+            return;
+        }
+        // Direct runs behind it were flushed before it, and could not be evicted.
+        let later = inner.segments.iter().filter(|later| later.base > base);
+        for later in later.filter(|later| later.flushed > 0) {
+            for start in inner.tail.ending_in(later.base, 0, later.flushed, false) {
+                note(later.base, start);
+            }
         }
     }
 

@@ -15,7 +15,9 @@ use trireme_engine::api::{EngineConfig, OpenError, ShardReply, ShardRequest};
 use trireme_kafka::groups::service::{GroupMail, GroupMailReply, Groups};
 use trireme_kafka::groups::{GroupConfig, InUse};
 use trireme_net::{ConnectionLimit, Door, DoorConfig, DoorCounters, ReceiveMemory, Timeouts};
-use trireme_replication::{ControllerReply, ControllerRequest, Metadata, MetadataOptions};
+use trireme_replication::{
+    ControllerReply, ControllerRequest, Metadata, MetadataOptions, ToPartitionConfig,
+};
 use trireme_runtime::{Instant, PerCore, Port, Service};
 
 /// Why the node did not start, or ended otherwise than asked for. One line.
@@ -51,6 +53,7 @@ pub struct Plan {
     receive_memory: Vec<Arc<AtomicUsize>>,
     groups_in_use: InUse,
     hooks: Hooks,
+    to_partition_config: ToPartitionConfig,
 }
 
 /// Where a node is reached.
@@ -82,7 +85,17 @@ impl Plan {
             groups_in_use: InUse::default(),
             engine,
             hooks,
+            to_partition_config: trireme_kafka::configs::to_partition_config,
             config: Arc::new(config),
+        }
+    }
+
+    /// Takes another view of what a topic's configuration means to the engine: the simulator's segments are smaller than
+    /// Kafka lets anybody ask for.
+    pub fn with_partition_config(self, to_partition_config: ToPartitionConfig) -> Plan {
+        Plan {
+            to_partition_config,
+            ..self
         }
     }
 
@@ -330,7 +343,7 @@ impl Hand {
         let options = MetadataOptions {
             node_id: self.plan.config.kafka("node.id"),
             broker_defaults: self.plan.config.kafka_broker.clone(),
-            to_partition_config: trireme_kafka::configs::to_partition_config,
+            to_partition_config: self.plan.to_partition_config,
             shards,
         };
         let metadata = match Metadata::open(

@@ -4,7 +4,9 @@
 //! last one is on disk, and a duplicate is then answered when the original is.
 //!
 //! The rules are those of Apache Kafka 4.x for batches outside transactions:
-//! - a producer that is not known (new, expired, or its state lost) may begin with any sequence;
+//! - a producer that is not known (new, expired, or its state lost) may begin with any sequence, but for what a refusal left
+//!   open: when there was no room for its first batch, those that it has sent behind it are refused as well, until that one
+//!   comes again. (Apache Kafka would take the second batch and then refuse the first for ever.)
 //! - the same epoch: exactly one of the last five batches again is a duplicate; else the first sequence must follow the last
 //!   one, and 0 follows 2^31−1;
 //! - a newer epoch must begin with sequence 0, and makes the older one's batches forgotten; an older epoch is refused.
@@ -24,6 +26,9 @@ pub use entry::{BATCHES_MAX, ProducerBatch, ProducerSnapshot, SnapshotError};
 /// those that have been silent longest are forgotten, an eighth at a time.
 pub const PRODUCERS_MAX: usize = 8192;
 const EVICTED_AT_ONCE: usize = PRODUCERS_MAX / 8;
+
+/// Unknown producers whose first batch was refused that are remembered at most, the newest ones.
+const TURNED_AWAY_MAX: usize = 64;
 
 /// Default time in ms after which a silent producer is forgotten (Kafka's `producer.id.expiration.ms`).
 pub const EXPIRATION_MS: i64 = 24 * 60 * 60 * 1000;
@@ -88,6 +93,9 @@ pub enum Refusal {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
     producers: BTreeMap<i64, Entry>,
+    /// First batches of unknown producers that there was no room for, oldest first. Not part of a snapshot: what a producer
+    /// has under way does not outlive its connection.
+    turned_away: Vec<Sequenced>,
 }
 
 impl Producers {
@@ -100,11 +108,43 @@ impl Producers {
     pub fn check(&self, header: &BatchHeader) -> Verdict {
         match Sequenced::of(header) {
             None => Verdict::Append,
-            Some(batch) => self
-                .producers
-                .get(&batch.producer_id)
-                .map_or(Verdict::Append, |entry| entry.check(&batch)),
+            Some(batch) => match self.producers.get(&batch.producer_id) {
+                Some(entry) => entry.check(&batch),
+                None => self.check_unknown(&batch),
+            },
         }
+    }
+
+    fn check_unknown(&self, batch: &Sequenced) -> Verdict {
+        let first = self
+            .turned_away
+            .iter()
+            .find(|first| first.producer_id == batch.producer_id && first.epoch == batch.epoch);
+        match first {
+            Some(first) if first.base_sequence != batch.base_sequence => {
+                Verdict::Refused(Refusal::OutOfOrderSequence {
+                    expected: first.base_sequence,
+                    sequence: batch.base_sequence,
+                })
+            }
+            _ => Verdict::Append,
+        }
+    }
+
+    /// The batch was fine, and there was no room for it. Of a known producer that changes nothing.
+    pub fn turn_away(&mut self, header: &BatchHeader) {
+        let Some(batch) = Sequenced::of(header) else {
+            return;
+        };
+        if self.producers.contains_key(&batch.producer_id) {
+            return;
+        }
+        self.turned_away
+            .retain(|first| first.producer_id != batch.producer_id);
+        if self.turned_away.len() == TURNED_AWAY_MAX {
+            self.turned_away.remove(0);
+        }
+        self.turned_away.push(batch);
     }
 
     /// Decides on several batches that are appended all or not at all, in order. Either all are new, or all are duplicates
@@ -158,6 +198,8 @@ impl Producers {
     #[inline]
     pub fn apply(&mut self, header: &BatchHeader, base_offset: Offset, now_ms: i64) {
         if let Some(batch) = Sequenced::of(header) {
+            self.turned_away
+                .retain(|first| first.producer_id != batch.producer_id);
             self.replay(&batch, base_offset, now_ms);
         }
     }

@@ -40,6 +40,26 @@ fn no_producer_no_state() {
 }
 
 #[test]
+fn a_first_batch_that_found_no_room_comes_first_nevertheless() {
+    let mut producers = Producers::new();
+    producers.turn_away(&header(7, 0, 0, 3));
+    assert_eq!(producers.check(&header(7, 0, 3, 2)), out_of_order(0, 3));
+    assert_eq!(producers.check(&header(8, 0, 3, 2)), Verdict::Append);
+    // Another epoch is another beginning.
+    assert_eq!(producers.check(&header(7, 1, 5, 2)), Verdict::Append);
+    append(&mut producers, &header(7, 0, 0, 3), 100);
+    append(&mut producers, &header(7, 0, 3, 2), 103);
+    // Of a known producer a refusal leaves nothing behind.
+    producers.turn_away(&header(7, 0, 5, 1));
+    append(&mut producers, &header(7, 0, 5, 1), 105);
+    for id in 100..100 + 2 * TURNED_AWAY_MAX as i64 {
+        producers.turn_away(&header(id, 0, 0, 1));
+    }
+    assert_eq!(producers.turned_away.len(), TURNED_AWAY_MAX);
+    assert_eq!(producers.check(&header(100, 0, 1, 1)), Verdict::Append);
+}
+
+#[test]
 fn gaps_and_repetitions() {
     let mut producers = Producers::new();
     append(&mut producers, &header(7, 0, 0, 3), 100);

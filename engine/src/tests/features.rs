@@ -43,6 +43,35 @@ fn run(body: impl AsyncFnOnce(Engine)) {
 }
 
 #[test]
+fn a_batch_larger_than_what_may_be_pending_is_taken_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = EngineConfig {
+        unflushed_max_bytes: 256 << 10,
+        ..config(dir.path())
+    };
+    with_engine(&config, |engine| async move {
+        create(&engine, 0, test_config()).await;
+        for tag in 0..3 {
+            let appended = append(&engine, partition(0), batch(tag, 1, 500_000)).await;
+            assert_eq!(appended.expect("appended").base_offset, tag as i64);
+        }
+        // Together they are too much, and each of them comes through at last.
+        let both = engine
+            .append(vec![
+                append_of(partition(0), batch(3, 1, 500_000)),
+                append_of(partition(0), batch(4, 1, 500_000)),
+            ])
+            .await;
+        assert_eq!(both[0].as_ref().expect("the first").base_offset, 3);
+        assert_eq!(both[1], Err(AppendError::Overloaded));
+        assert_eq!(
+            read_tags(&engine, partition(0), 0, 1000).await,
+            [0, 1, 2, 3]
+        );
+    });
+}
+
+#[test]
 fn nobody_sees_what_is_not_durable() {
     run(async |engine| {
         create(&engine, 0, test_config()).await;

@@ -27,10 +27,10 @@ struct Report {
     checkpoints: Rc<Cell<u64>>,
 }
 
-fn config() -> EngineConfig {
+fn config(tail_memory_bytes: u64) -> EngineConfig {
     EngineConfig {
         shards: 1,
-        tail_memory_bytes: 8 << 20,
+        tail_memory_bytes,
         unflushed_max_bytes: 1 << 20,
         wal_file_bytes: 512 << 10,
         first_wal_file_bytes: 128 << 10,
@@ -40,7 +40,8 @@ fn config() -> EngineConfig {
     }
 }
 
-async fn life(report: Report, scale: Scale, mut dice: Dice) {
+async fn life(report: Report, scale: Scale, tail_memory_bytes: u64, mut dice: Dice) {
+    let config = || config(tail_memory_bytes);
     let opened = async {
         let dir = DataDir::open(&config()).await?;
         let shards = dir.shards;
@@ -94,13 +95,14 @@ async fn life(report: Report, scale: Scale, mut dice: Dice) {
 }
 
 /// Ends a node's lives at random moments. What the runs met on the way.
-fn lives(seed: u64, scale: Scale, ends: u64) -> Report {
+fn lives(seed: u64, scale: Scale, tail_memory_bytes: u64, ends: u64) -> Report {
     println!("seed {seed}");
     let mut dice = Dice::new(seed);
     let mut sim = Simulation::new(seed);
     let report = Report::default();
-    let main =
-        |report: Report, dice: Dice| move |_core: usize| life(report.clone(), scale, dice.clone());
+    let main = |report: Report, dice: Dice| {
+        move |_core: usize| life(report.clone(), scale, tail_memory_bytes, dice.clone())
+    };
     let node = sim.node(1, main(report.clone(), Dice::new(seed)));
     for end in 0..ends {
         // Sometimes in the middle of the start, mostly later.
@@ -154,7 +156,7 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
     let (mut rounds, mut direct, mut checkpoints) = (0, 0, 0);
     let (first, count) = seeds(24);
     for seed in first..first + count {
-        let report = lives(seed, SCALE, 10);
+        let report = lives(seed, SCALE, 8 << 20, 10);
         rounds += report.rounds.get();
         direct += report.direct_runs.get();
         checkpoints += report.checkpoints.get();
@@ -164,4 +166,16 @@ fn nothing_acknowledged_is_lost_whenever_the_power_goes() {
         rounds > 100 && direct > 10 && checkpoints > 10,
         "the lives were too quiet"
     );
+}
+
+#[test]
+fn what_is_not_flushed_stays_in_memory_however_little_there_is() {
+    let scale = Scale {
+        segment_bytes: 100 << 10,
+        batch_bytes_max: 60_000,
+        ..SCALE
+    };
+    for seed in 0..4 {
+        lives(seed, scale, 256 << 10, 4);
+    }
 }

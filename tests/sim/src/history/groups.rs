@@ -1,0 +1,96 @@
+//! The claims about consumer groups' generations.
+
+use std::collections::BTreeMap;
+
+use super::{Checker, History, LogId};
+
+#[derive(Default)]
+struct Generation {
+    leader: String,
+    /// What the leader handed in; what a member got has to be its part of it.
+    assignments: BTreeMap<String, Vec<u8>>,
+    /// Who was given which partition.
+    owners: BTreeMap<LogId, String>,
+}
+
+#[derive(Default)]
+pub(super) struct Groups {
+    generations: BTreeMap<(String, i32), Generation>,
+}
+
+impl History {
+    /// JoinGroup was answered.
+    pub fn told_joined(&mut self, group: &str, generation: i32, leader: &str, member: &str) {
+        self.note(generation as u64, || {
+            format!("join  {group} generation {generation}: {member}, led by {leader}")
+        });
+        let is_new = !self
+            .groups
+            .generations
+            .contains_key(&(group.to_owned(), generation));
+        let state = self
+            .groups
+            .generations
+            .entry((group.to_owned(), generation))
+            .or_default();
+        if is_new {
+            state.leader = leader.to_owned();
+            self.counts.rebalances += 1;
+        } else if state.leader != leader {
+            let what = format!(
+                "{group} generation {generation} is led by {} and by {leader}",
+                state.leader
+            );
+            self.broken(Checker::Groups, what);
+        }
+    }
+
+    /// The leader hands in who gets what.
+    pub fn assigning(&mut self, group: &str, generation: i32, assignments: &[(String, Vec<u8>)]) {
+        let state = self
+            .groups
+            .generations
+            .entry((group.to_owned(), generation))
+            .or_default();
+        // A leader that asks again after a lost answer says the same again.
+        state.assignments.extend(assignments.iter().cloned());
+    }
+
+    /// SyncGroup was answered: the member owns these logs in this generation.
+    pub fn told_assigned(
+        &mut self,
+        group: &str,
+        generation: i32,
+        member: &str,
+        assignment: &[u8],
+        logs: &[LogId],
+    ) {
+        self.note(generation as u64, || {
+            format!("sync  {group} generation {generation}: {member} has {logs:?}")
+        });
+        let state = self
+            .groups
+            .generations
+            .entry((group.to_owned(), generation))
+            .or_default();
+        let given = state.assignments.get(member).cloned().unwrap_or_default();
+        if given != assignment {
+            let what = format!(
+                "{group} generation {generation}: {member} was not given what its leader gave it"
+            );
+            return self.broken(Checker::Groups, what);
+        }
+        for log in logs {
+            let owner = state
+                .owners
+                .entry(*log)
+                .or_insert_with(|| member.to_owned());
+            if owner != member {
+                let what = format!(
+                    "{group} generation {generation}: log {log} is {owner}'s and {member}'s"
+                );
+                return self.broken(Checker::Groups, what);
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Many seeds on several threads, what they add up to, and what is said of one that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use trireme_runtime::sim::FaultCounts;
+
+use crate::history::{Counts, Violation};
+use crate::panics;
+use crate::storm::{self, Outcome};
+
+/// The build's commit: with a seed it names a run.
+pub const COMMIT: &str = env!("TRIREME_SIM_COMMIT");
+/// A simulated broker's futures are deep, above all unoptimised.
+const STACK_BYTES: usize = 32 << 20;
+/// Lines of a trace that a failure prints.
+const TAIL_LINES: usize = 60;
+
+/// Runs one seed.
+pub fn run_seed(seed: u64, traced: bool) -> Outcome {
+    panics::keep();
+    storm::run(seed, traced)
+}
+
+/// What some seeds added up to.
+#[derive(Default)]
+pub struct Sum {
+    pub seeds: u64,
+    pub failed: Vec<u64>,
+    pub simulated: Duration,
+    pub faults: FaultCounts,
+    pub counts: Counts,
+    clients: Vec<u64>,
+    cores: Vec<u64>,
+    acknowledged: Vec<u64>,
+    power_cuts: Vec<u64>,
+    rebalances: Vec<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        if outcome.violation.is_some() {
+            self.failed.push(outcome.seed);
+        }
+        self.simulated += outcome.simulated;
+        self.faults.add(&outcome.faults);
+        self.counts.add(&outcome.counts);
+        self.clients.push(outcome.clients as u64);
+        self.cores.push(outcome.cores as u64);
+        self.acknowledged.push(outcome.counts.acknowledged);
+        self.power_cuts.push(outcome.power_cuts);
+        self.rebalances.push(outcome.counts.rebalances);
+    }
+
+    /// Medians and least values of what a run is promised to have.
+    pub fn medians(&self) -> String {
+        let show = |name: &str, values: &[u64]| {
+            let mut values = values.to_vec();
+            values.sort_unstable();
+            match values.first() {
+                None => String::new(),
+                Some(least) => format!("{name} {} (least {least})", values[values.len() / 2]),
+            }
+        };
+        [
+            show("cores", &self.cores),
+            show("clients", &self.clients),
+            show("acknowledged records", &self.acknowledged),
+            show("power cuts", &self.power_cuts),
+            show("group rebalances", &self.rebalances),
+        ]
+        .join(", ")
+    }
+
+    pub fn line(&self, wall: Duration) -> String {
+        format!(
+            "{} seeds, {} failed, {:.2} simulated hours, {} records acknowledged, {} read, {} commits, {} rebalances, {:.0} s",
+            self.seeds,
+            self.failed.len(),
+            self.simulated.as_secs_f64() / 3600.0,
+            self.counts.acknowledged,
+            self.counts.read,
+            self.counts.commits,
+            self.counts.rebalances,
+            wall.as_secs_f64()
+        )
+    }
+}
+
+/// How to go about it.
+pub struct Runner {
+    pub first: u64,
+    /// `None`: until told to stop.
+    pub seeds: Option<u64>,
+    pub jobs: usize,
+    /// Ends it early.
+    pub stop: Arc<AtomicBool>,
+    /// Time between two lines of what there is so far.
+    pub report_every: Option<Duration>,
+    /// A failed seed is run again for its trace.
+    pub explains: bool,
+}
+
+impl Runner {
+    pub fn run(&self) -> Sum {
+        let begun = Instant::now();
+        let next = AtomicU64::new(self.first);
+        let end = self.seeds.map_or(u64::MAX, |seeds| self.first + seeds);
+        let (sender, results) = mpsc::channel::<Outcome>();
+        let mut sum = Sum::default();
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs {
+                let (next, sender) = (&next, sender.clone());
+                let worker = move || {
+                    while !self.stop.load(Ordering::Relaxed) {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= end || sender.send(run_seed(seed, false)).is_err() {
+                            return;
+                        }
+                    }
+                };
+                std::thread::Builder::new()
+                    .stack_size(STACK_BYTES)
+                    .spawn_scoped(scope, worker)
+                    .expect("a thread");
+            }
+            drop(sender);
+            let mut reported = Instant::now();
+            for outcome in results {
+                sum.add(&outcome);
+                if let Some(violation) = &outcome.violation {
+                    println!("{}", headline(outcome.seed, violation));
+                    if self.explains {
+                        explain(outcome.seed);
+                    }
+                }
+                if self
+                    .report_every
+                    .is_some_and(|every| reported.elapsed() >= every)
+                {
+                    reported = Instant::now();
+                    println!("{}\n  {}", sum.line(begun.elapsed()), sum.faults);
+                }
+            }
+        });
+        sum
+    }
+}
+
+/// What failed, and how to see it again.
+pub fn headline(seed: u64, violation: &Violation) -> String {
+    format!(
+        "FAILED seed {seed} at commit {COMMIT}: {}: {}\n  again: trireme-sim replay {seed}",
+        violation.checker, violation.what
+    )
+}
+
+/// Runs a seed again for its trace, and prints the end of it.
+fn explain(seed: u64) {
+    let handle = std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(move || run_seed(seed, true))
+        .expect("a thread");
+    let outcome = handle.join().expect("panics are caught");
+    print_tail("what clients were told", &outcome.trace, TAIL_LINES);
+    print_tail("what the simulator did", &outcome.recorded, TAIL_LINES / 2);
+}
+
+pub fn print_tail(title: &str, lines: &[String], count: usize) {
+    let from = lines.len().saturating_sub(count);
+    println!("  {title}, the last {} lines:", lines.len() - from);
+    lines[from..].iter().for_each(|line| println!("    {line}"));
+}
