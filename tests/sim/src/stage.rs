@@ -67,8 +67,13 @@ impl Stage {
         self.history.borrow().violation().is_some()
     }
 
-    pub fn into_history(&self) -> History {
+    /// Takes what is known, at the end.
+    pub fn take_history(&self) -> History {
         self.history.take()
+    }
+
+    pub fn rebalances(&self) -> u64 {
+        self.history.borrow().counts.rebalances
     }
 
     pub fn is_closing(&self) -> bool {

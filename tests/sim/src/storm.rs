@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const DOWN_MS_MAX: u64 = 400;
 /// Power cuts of a run at least.
 const POWER_CUTS_MIN: u64 = 2;
+/// Generations of groups of a run at least.
+const REBALANCES_MIN: u64 = 2;
 /// Places of a disk that rot.
 const ROTS_MAX: u64 = 6;
 /// Lines of the simulator's own record that a traced run keeps.
@@ -110,7 +112,7 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
     let (trace_hash, faults) = (sim.trace_hash(), sim.fault_counts());
     let recorded = if traced { sim.recorded() } else { Vec::new() };
     drop(sim);
-    let history = stage.into_history();
+    let history = stage.take_history();
     Outcome {
         seed,
         violation: history.violation().cloned(),
@@ -198,6 +200,10 @@ impl Storm {
         self.sim.heal();
         self.sim.set_net_faults(NetFaults::default());
         self.calm_disk();
+        let stage = self.stage.clone();
+        if !self.run_until("rebalances", move || stage.rebalances() >= REBALANCES_MIN) {
+            return;
+        }
         self.stage.phase.set(Phase::Closing);
         let stage = self.stage.clone();
         if !self.run_until("the clients' end", move || stage.busy().is_empty()) {
@@ -232,9 +238,7 @@ impl Storm {
             kinds.extend([Blow::BadNet, Blow::Partition]);
         }
         let mut blows: Vec<Blow> = (0..mix.blows).map(|_| self.dice.pick(&kinds)).collect();
-        for at in 0..POWER_CUTS_MIN as usize {
-            blows[at] = Blow::PowerCut;
-        }
+        blows[..POWER_CUTS_MIN as usize].fill(Blow::PowerCut);
         for at in (1..blows.len()).rev() {
             blows.swap(at, self.dice.next() as usize % (at + 1));
         }

@@ -32,7 +32,7 @@ const PROTOCOL: &str = "round-robin";
 const COMMIT_BY_NAME: i16 = 9;
 const FETCH_BY_NAME: i16 = 9;
 /// One turn in so many leaves the group for a while.
-const LEAVES_ONE_IN: u64 = 120;
+const LEAVES_ONE_IN: u64 = 25;
 const FETCH_BYTES: i32 = 64 << 10;
 
 fn text(text: &str) -> StrBytes {
@@ -49,6 +49,21 @@ struct Member {
     logs: Vec<LogId>,
     id: StrBytes,
     instance: Option<StrBytes>,
+}
+
+/// What the leader gives a member.
+struct Dealt {
+    member: String,
+    name: String,
+    assignment: Vec<u8>,
+}
+
+/// A static member keeps its assignment under another member id.
+fn member_name(member: &str, instance: &Option<StrBytes>) -> String {
+    match instance {
+        Some(instance) => instance.to_string(),
+        None => member.to_owned(),
+    }
 }
 
 /// A generation that the member is in.
@@ -103,20 +118,25 @@ impl Member {
         let answer = self.join_group().await?;
         let generation = answer.generation_id;
         let group = self.draw.name.clone();
-        self.client.stage.history().told_joined(
-            &group,
-            generation,
-            &answer.leader,
-            &answer.member_id,
-        );
-        let assignments = match answer.leader == answer.member_id {
+        let name = member_name(&answer.member_id, &self.instance);
+        let is_leader = answer.leader == answer.member_id;
+        // A static leader that comes back may have another id than it led by.
+        let leader = match self.instance.is_some() {
+            true => None,
+            false => Some(answer.leader.as_str()),
+        };
+        let dealt = match is_leader && !answer.skip_assignment {
             true => self.assign(&answer),
             false => Vec::new(),
         };
-        self.client
-            .stage
-            .history()
-            .assigning(&group, generation, &assignments);
+        {
+            let mut history = self.client.stage.history();
+            history.told_joined(&group, generation, leader, &name);
+            let dealt = dealt
+                .iter()
+                .map(|one| (one.name.clone(), one.assignment.clone()));
+            history.assigning(&group, generation, dealt);
+        }
         let request = SyncGroupRequest::default()
             .with_group_id(group_id(&group))
             .with_generation_id(generation)
@@ -125,12 +145,12 @@ impl Member {
             .with_protocol_type(Some(text("consumer")))
             .with_protocol_name(Some(text(PROTOCOL)))
             .with_assignments(
-                assignments
+                dealt
                     .into_iter()
-                    .map(|(member, assignment)| {
+                    .map(|one| {
                         SyncGroupRequestAssignment::default()
-                            .with_member_id(text(&member))
-                            .with_assignment(assignment.into())
+                            .with_member_id(text(&one.member))
+                            .with_assignment(one.assignment.into())
                     })
                     .collect(),
             );
@@ -146,7 +166,7 @@ impl Member {
         self.client.stage.history().told_assigned(
             &group,
             generation,
-            &self.id,
+            &name,
             &answer.assignment,
             &assigned,
         );
@@ -181,16 +201,22 @@ impl Member {
     }
 
     /// The leader deals the logs out, beginning with another member each time.
-    fn assign(&self, answer: &JoinGroupResponse) -> Vec<(String, Vec<u8>)> {
-        let first = random_u64() as usize;
-        let mut dealt: Vec<(String, Vec<u8>)> = answer
+    fn assign(&self, answer: &JoinGroupResponse) -> Vec<Dealt> {
+        // The same each time it is asked for, as an answer that got lost makes it deal again.
+        let first = answer.generation_id as usize;
+        let mut dealt: Vec<Dealt> = answer
             .members
             .iter()
-            .map(|member| (member.member_id.to_string(), Vec::new()))
+            .map(|member| Dealt {
+                member: member.member_id.to_string(),
+                name: member_name(&member.member_id, &member.group_instance_id),
+                assignment: Vec::new(),
+            })
             .collect();
+        dealt.sort_by(|a, b| a.member.cmp(&b.member));
         let count = dealt.len();
         for (at, log) in self.logs.iter().enumerate() {
-            let (_, logs) = &mut dealt[(first + at) % count];
+            let logs = &mut dealt[(first + at) % count].assignment;
             logs.extend_from_slice(&(*log as u32).to_be_bytes());
         }
         dealt

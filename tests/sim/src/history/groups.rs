@@ -20,7 +20,14 @@ pub(super) struct Groups {
 
 impl History {
     /// JoinGroup was answered.
-    pub fn told_joined(&mut self, group: &str, generation: i32, leader: &str, member: &str) {
+    pub fn told_joined(
+        &mut self,
+        group: &str,
+        generation: i32,
+        leader: Option<&str>,
+        member: &str,
+    ) {
+        let leader = leader.unwrap_or_default();
         self.note(generation as u64, || {
             format!("join  {group} generation {generation}: {member}, led by {leader}")
         });
@@ -46,14 +53,19 @@ impl History {
     }
 
     /// The leader hands in who gets what.
-    pub fn assigning(&mut self, group: &str, generation: i32, assignments: &[(String, Vec<u8>)]) {
+    pub fn assigning(
+        &mut self,
+        group: &str,
+        generation: i32,
+        assignments: impl Iterator<Item = (String, Vec<u8>)>,
+    ) {
         let state = self
             .groups
             .generations
             .entry((group.to_owned(), generation))
             .or_default();
         // A leader that asks again after a lost answer says the same again.
-        state.assignments.extend(assignments.iter().cloned());
+        state.assignments.extend(assignments);
     }
 
     /// SyncGroup was answered: the member owns these logs in this generation.
