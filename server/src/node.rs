@@ -284,7 +284,7 @@ fn explain_open(error: &OpenError, plan: &Plan) -> String {
         OpenError::Locked => format!("data directory {dir} is in use by another process"),
         OpenError::Damaged { .. } => {
             format!(
-                "data directory {dir}: {error}; nothing was changed, `trireme-fsck verify {dir}` says more"
+                "data directory {dir}: {error}; nothing was changed; `trireme-fsck verify {dir}` says more, `trireme-fsck repair {dir}` keeps what can be trusted"
             )
         }
         _ => format!("data directory {dir}: {error}"),

@@ -5,7 +5,6 @@
 //! is then found from the groups themselves ([`identity_of`]), and what most bytes of an incarnation agree on is taken.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use trireme_engine::layout::checkpoint::{Checkpoint, CheckpointBody, LogExtent};
 use trireme_engine::layout::group::{GroupHeader, LogIdentity, identity_of, parse_group};
@@ -54,8 +53,7 @@ pub fn intact_log(
     let mut found = Vec::new();
     for (file, size) in tree.log_files(shard) {
         for (from, to) in pieces(size) {
-            // What cannot be read is gone like what is broken.
-            let _ = scan(source, shard, file, (from, to, size), &known, &mut found);
+            scan(source, shard, file, (from, to, size), &known, &mut found);
             progress(to - from);
         }
     }
@@ -125,11 +123,24 @@ fn scan(
     (from, to, size): (u64, u64, u64),
     known: &[LogIdentity],
     found: &mut Vec<Place>,
-) -> io::Result<()> {
+) {
     let mut buffer = Buffer::default();
     let path = DataPath::Log { shard, file }.relative();
     let len = (to - from + GROUP_BYTES_MAX as u64).min(size - from) as usize;
-    let bytes = source.read(&path, from, len, &mut buffer)?;
+    let mut patched = Vec::new();
+    let bytes = match source.read(&path, from, len, &mut buffer) {
+        Ok(bytes) => bytes,
+        Err(_) => {
+            // A block that cannot be read is gone like one that is broken; the others are not.
+            for at in (from..from + len as u64).step_by(BLOCK) {
+                match source.read(&path, at, BLOCK, &mut buffer) {
+                    Ok(block) => patched.extend_from_slice(block),
+                    Err(_) => patched.resize(patched.len() + BLOCK, 0),
+                }
+            }
+            &patched
+        }
+    };
     // A group that began in the piece before covers the beginning of this one.
     let mut at = found
         .last()
@@ -161,7 +172,6 @@ fn scan(
         at += group.map_or(BLOCK, |place| place.header.length as usize);
         found.extend(group);
     }
-    Ok(())
 }
 
 /// Without a checkpoint: of each incarnation, keeps the groups with the nonce that most of its bytes have. A payload can be
