@@ -132,6 +132,30 @@ fn it_serves_and_stops() {
 }
 
 #[test]
+fn it_reads_its_own_segments_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path());
+    command.args(["--set", "engine.scrub_period=1s"]);
+    let broker = Broker::start(command);
+    let passed = |metrics: &str| {
+        metrics.lines().any(|line| {
+            let passes = line.strip_prefix("trireme_scrub_passes_total{core=\"0\"} ");
+            passes.is_some_and(|passes| passes != "0")
+        })
+    };
+    let mut metrics = broker.get("/metrics");
+    while !passed(&metrics) {
+        std::thread::sleep(Duration::from_millis(50));
+        metrics = broker.get("/metrics");
+    }
+    assert!(
+        metrics.contains("trireme_scrub_damaged{core=\"0\"} 0"),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("trireme_scrub_last_pass_timestamp_seconds{core=\"0\"} 0"));
+}
+
+#[test]
 fn a_data_directory_is_for_one_broker() {
     let dir = tempfile::tempdir().unwrap();
     let _first = Broker::start(command(dir.path()));

@@ -6,7 +6,7 @@ import signal
 import sys
 
 from . import broker as brokers
-from .core import IN_CI, OVER, ROOT, RUNNING, Report, Skipped, expect, find, kill_group, run, say
+from .core import IN_CI, OVER, ROOT, RUNNING, TESTS, Report, Skipped, expect, find, kill_group, need, run, say
 
 
 class Context:
@@ -123,7 +123,17 @@ def build(report):
         cargo("build", "-q", "--release", "-p", "trireme", "-p", "trireme-bench", "-p", "trireme-fsck")
 
 
-STEPS = {"fmt": fmt, "clippy": clippy, "deny": deny, "unit": unit, "build": build}
+def fuzz(report):
+    """Every fuzz target for some seconds, guided by coverage."""
+    with report.check("fuzzing"):
+        need("c++")
+        code, out, err = run([TESTS / "fuzz" / "run", "--seconds", 5], timeout=CARGO_SECONDS, check=False)
+        for line in out.strip().splitlines()[-40:]:
+            say(f"  {line}")
+        expect(code == 0, f"tests/fuzz/run exited with {code}\n{(err + out)[-6000:]}")
+
+
+STEPS = {"fmt": fmt, "clippy": clippy, "deny": deny, "unit": unit, "fuzz": fuzz, "build": build}
 
 
 def everything(arguments, usage):

@@ -36,6 +36,9 @@ fn config(tail_memory_bytes: u64) -> EngineConfig {
         first_wal_file_bytes: 128 << 10,
         direct_min_bytes: 64 << 10,
         reserve_bytes: 0,
+        // All the time: what is written, rolled, sealed and removed meanwhile must never look damaged.
+        scrub_period_ms: 20,
+        scrub_bytes_per_second: 1 << 30,
         ..EngineConfig::new("/data")
     }
 }
@@ -80,6 +83,7 @@ async fn life(report: Report, scale: Scale, tail_memory_bytes: u64, mut dice: Di
         .await;
         report.rounds.set(report.rounds.get() + 1);
         let stats = engine.stats();
+        assert_eq!(stats.scrub_damage, 0, "a sound disk was called damaged");
         report
             .direct_runs
             .set(report.direct_runs.get() + stats.direct_runs - direct);
