@@ -70,7 +70,9 @@ impl Node {
             flush::keep_spare(shard.clone()),
         ));
         tasks.push(spawn_with(Share::Background, retention::run(shard.clone())));
-        tasks.push(spawn_with(Share::Background, scrub::run(shard.clone())));
+        if shard.config.scrub_period_ms > 0 {
+            tasks.push(spawn_with(Share::Background, scrub::run(shard.clone())));
+        }
         let flusher = spawn_with(Share::Background, flush::run(shard.clone()));
         *shard.flusher.borrow_mut() = Some(flusher);
         let watched = shard.clone();

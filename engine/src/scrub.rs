@@ -41,12 +41,9 @@ const SECTOR: usize = 512;
 /// Where the CRC of a batch stands in its header, and from where it covers.
 const CRC_FROM: usize = 21;
 
-/// Runs for ever in the background share. One per shard; ends at once if the period is 0.
+/// Runs for ever in the background share. One per shard, if there is a period.
 pub(crate) async fn run(shard: Rc<Shard>) {
     let period = Duration::from_millis(shard.config.scrub_period_ms);
-    if period.is_zero() {
-        return;
-    }
     sleep(FIRST_PASS_AFTER.min(period)).await;
     loop {
         let started = now();
