@@ -34,8 +34,11 @@ use crate::tail::{Pieces, Tail};
 const RUN_BYTES_MAX: u64 = 8 << 20;
 /// Smallest mean size of a run's batches: a summary costs 64 bytes each.
 const MEAN_BATCH_BYTES_MIN: u64 = 4096;
-/// Most durable but unflushed bytes that a run writes along.
-const GAP_BYTES_MAX: u64 = 1 << 20;
+/// Most durable but unflushed bytes that a run writes along. They have to be written anyway; this much, so that the runs that
+/// went to the log while there was no space yet do not keep all later ones from going directly.
+const GAP_BYTES_MAX: u64 = 2 * RUN_BYTES_MAX;
+/// Space that is made behind the end of a run, for those to come.
+const AHEAD_BYTES: u64 = 4 * RUN_BYTES_MAX;
 
 /// The blocks of a run, ready to be written.
 pub(crate) struct DirectRun {
@@ -97,7 +100,7 @@ pub(crate) fn plan(
         if must {
             park_until_ready(shard, partition, inner, piece.segment, end);
         } else {
-            prepare_ahead(shard, partition, inner, piece.segment, end);
+            prepare_ahead(shard, partition, inner, piece.segment, end + AHEAD_BYTES);
         }
         return None;
     };
@@ -351,7 +354,7 @@ impl InFlight {
             &self.partition,
             &mut inner,
             self.entry.segment_base,
-            self.to + 2 * RUN_BYTES_MAX,
+            self.to + AHEAD_BYTES,
         );
         drop(inner);
         shard.commit.notify_one();

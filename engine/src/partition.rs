@@ -125,16 +125,6 @@ impl Partition {
 }
 
 impl PartitionInner {
-    /// Whether the tail begins with a chunk that lies in its segment's file, and not behind this position.
-    pub fn front_is_flushed_up_to(&self, segment: Offset, start: u64) -> bool {
-        self.tail.front().is_some_and(|chunk| {
-            let is_flushed = self
-                .segment(chunk.segment)
-                .is_none_or(|segment| chunk.end() <= segment.flushed);
-            is_flushed && (chunk.segment, chunk.start) <= (segment, start)
-        })
-    }
-
     /// The first segment that ends behind `offset`: the one that holds it, or, where offsets are missing, the next one.
     pub fn segment_reaching(&self, offset: Offset) -> Option<&Segment> {
         let before = self
@@ -203,6 +193,23 @@ impl PartitionInner {
         });
     }
 
+    /// Drops the chunk of `segment` that begins at `start`, which is flushed, and the flushed ones before it. Returns their
+    /// memory.
+    pub fn evict(&mut self, segment: Offset, start: u64) -> u64 {
+        let mut freed = 0;
+        while let Some(front) = self.tail.front()
+            && (front.segment, front.start) <= (segment, start)
+        {
+            // A direct run may be flushed while segments before its own are not.
+            let (end, of) = (front.end(), self.segment(front.segment));
+            if of.is_some_and(|of| !of.dead && end > of.flushed) {
+                return freed + self.tail.drop_before(segment, start + 1);
+            }
+            freed += self.tail.pop_front();
+        }
+        freed
+    }
+
     /// Lets go of what lies below the log start: a last segment is rolled if all of it does, the rolled ones are dead, and
     /// memory and log hold nothing for them any more. Returns the unflushed bytes and the memory that were theirs.
     ///
@@ -245,4 +252,73 @@ impl PartitionInner {
 pub(crate) struct Buried {
     pub unflushed: u64,
     pub memory: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TopicId;
+
+    /// Segments of 10 records and 64 KiB each, all in memory, none flushed, all but the last one rolled.
+    fn partition(segments: i64) -> Partition {
+        let id = PartitionId {
+            topic: TopicId([1; 16]),
+            index: 0,
+        };
+        let partition = Partition::new(id, Rc::default(), 0, 0);
+        {
+            let mut inner = partition.state.borrow_mut();
+            for base in (0..segments).map(|index| index * 10) {
+                let mut segment = Segment::new(base, 0);
+                segment.end = base + 10;
+                segment.length = 64 << 10;
+                segment.logged = segment.length;
+                segment.durable = segment.length;
+                segment.rolled = base + 10 < segments * 10;
+                inner.segments.push(segment);
+                inner.tail.append(base, 0, &[1; 64 << 10], 1 << 20);
+                inner.spans.push(Span {
+                    ordinal: base as u64,
+                    sequence: base as u64,
+                    segment: base,
+                    end: 64 << 10,
+                });
+            }
+            inner.next_offset = segments * 10;
+            inner.durable = inner.next_offset;
+        }
+        partition
+    }
+
+    #[test]
+    fn eviction_leaves_what_is_not_flushed() {
+        let partition = partition(3);
+        let mut inner = partition.state.borrow_mut();
+        // As a direct run does it.
+        inner.segments[1].flushed = 64 << 10;
+        assert!(inner.evict(10, 0) > 0);
+        assert!(inner.tail.holds(0, 0) && !inner.tail.holds(10, 0) && inner.tail.holds(20, 0));
+        assert_eq!(inner.evict(10, 0), 0);
+        inner.segments[0].flushed = 64 << 10;
+        assert!(inner.evict(0, 0) > 0);
+        assert!(!inner.tail.holds(0, 0) && inner.tail.holds(20, 0));
+    }
+
+    #[test]
+    fn what_lies_below_the_log_start_is_let_go_of() {
+        let partition = partition(3);
+        let mut inner = partition.state.borrow_mut();
+        inner.log_start = 15;
+        let buried = inner.bury();
+        assert_eq!(buried.unflushed, 64 << 10);
+        assert_eq!(inner.unflushed(), 128 << 10);
+        assert!(!inner.tail.holds(0, 0) && inner.tail.holds(10, 0));
+        assert_eq!(inner.spans.first().map(|span| span.segment), Some(10));
+        assert_eq!(inner.bury().unflushed, 0);
+        // A last segment that lies below it altogether is rolled, so that nothing is appended to it any more.
+        inner.log_start = 30;
+        assert_eq!(inner.bury().unflushed, 128 << 10);
+        assert!(inner.segments[2].dead && inner.spans.is_empty());
+        assert_eq!(inner.tail.capacity(), 0);
+    }
 }

@@ -66,7 +66,8 @@ pub(crate) async fn open(
     replay
         .finish()
         .map_err(|error| damaged_log(&data_dir, id, &end, &error))?;
-    let log = begin_incarnation(&config, id, &checkpoint, &ring, &end, &replay, used).await?;
+    let (log, leftover) =
+        begin_incarnation(&config, id, &checkpoint, &ring, &end, &replay, used).await?;
 
     let unclean = !end.clean;
     let shard = Rc::new(Shard::new(id, config, directory_id, shards, log, files));
@@ -91,6 +92,10 @@ pub(crate) async fn open(
     persist_cut(&shard, &checkpoint)
         .await
         .map_err(at(shard.path(DataPath::Shard(id))))?;
+    // Not before: the log as the checkpoint before had it may end by naming such a file.
+    for path in leftover {
+        fs::remove_file(&path).await.map_err(at(path))?;
+    }
     if unclean {
         tracing::info!(
             shard = id,
@@ -399,7 +404,7 @@ async fn verify_undone(data_dir: &Path, replayed: &mut Replayed) -> Result<(), O
     })
 }
 
-/// The log as it goes on: in a file that no earlier incarnation has live groups in.
+/// The log as it goes on: in a file that no earlier incarnation has live groups in. And the files that are nobody's.
 async fn begin_incarnation(
     config: &EngineConfig,
     id: u16,
@@ -408,7 +413,7 @@ async fn begin_incarnation(
     end: &LogEnd,
     replay: &Replay,
     mut used: VecDeque<UsedFile>,
-) -> Result<CommitLog, OpenError> {
+) -> Result<(CommitLog, Vec<PathBuf>), OpenError> {
     let data_dir = &config.data_dir;
     // Files are needed from the first one on that a partition has unflushed bytes in.
     let ordinals = replay.partitions.values().flat_map(|replayed| {
@@ -425,6 +430,7 @@ async fn begin_incarnation(
             size_bytes: freed.size,
         });
     }
+    let mut leftover = Vec::new();
     for file in ring {
         let listed = checkpoint
             .body
@@ -443,14 +449,13 @@ async fn begin_incarnation(
                 spare_states.push(*listed);
             }
             // Made, perhaps not to its end, and never used.
-            _ => {
-                let path = DataPath::Log {
+            _ => leftover.push(
+                DataPath::Log {
                     shard: id,
                     file: file.index,
                 }
-                .below(data_dir);
-                fs::remove_file(&path).await.map_err(at(path))?;
-            }
+                .below(data_dir),
+            ),
         }
     }
     // Uses that the checkpoint does not know of have other nonces, but the number should rise all the same.
@@ -501,9 +506,10 @@ async fn begin_incarnation(
         nonce: random_u64(),
     };
     let sequence = end.end.sequence.max(1);
-    Ok(CommitLog::new(
+    let log = CommitLog::new(
         identity, sequence, earlier, used, current, spare, next_index,
-    ))
+    );
+    Ok((log, leftover))
 }
 
 /// Brings a recovered partition into order: closes holes between direct runs, counts what is unflushed, notes what is due.

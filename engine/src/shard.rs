@@ -280,13 +280,11 @@ impl Shard {
             let Some(partition) = oldest.partition.upgrade() else {
                 continue;
             };
-            let mut inner = partition.state.borrow_mut();
-            // In front of it may lie the end of an older segment that is not flushed yet: a direct run goes to its own
-            // segment without waiting for that. Then it stays, until the flush of that end names it again.
-            if inner.front_is_flushed_up_to(oldest.segment, oldest.start) {
-                let freed = inner.tail.pop_front();
-                self.give_memory(freed);
-            }
+            let freed = partition
+                .state
+                .borrow_mut()
+                .evict(oldest.segment, oldest.start);
+            self.give_memory(freed);
         }
     }
 }

@@ -81,6 +81,10 @@ impl Shard {
             .await?;
         let (pieces, whole) = {
             let inner = partition.state.borrow();
+            // While its place was made it may have been deleted, or fallen below the log start, and its memory given back.
+            if partition.gone.get() || inner.segment(base).is_none_or(|segment| segment.dead) {
+                return Ok(());
+            }
             let whole = to - to % BLOCK as u64;
             (inner.tail.pieces(base, from, to), whole)
         };
@@ -172,25 +176,12 @@ impl Shard {
             .segment(base)
             .is_some_and(|segment| segment.rolled && segment.length == to);
         let mut evictable = self.evictable.borrow_mut();
-        let mut note = |segment: Offset, start: u64| {
+        for start in inner.tail.ending_in(base, from, to, is_end) {
             evictable.push_back(Evictable {
                 partition: Rc::downgrade(partition),
-                segment,
+                segment: base,
                 start,
             });
-        };
-        for start in inner.tail.ending_in(base, from, to, is_end) {
-            note(base, start);
-        }
-        if !is_end {
-            return;
-        }
-        // Direct runs behind it were flushed before it, and could not be evicted.
-        let later = inner.segments.iter().filter(|later| later.base > base);
-        for later in later.filter(|later| later.flushed > 0) {
-            for start in inner.tail.ending_in(later.base, 0, later.flushed, false) {
-                note(later.base, start);
-            }
         }
     }
 

@@ -5,7 +5,7 @@
 //!   write straight out of it. Chunks are in order; within a segment each begins where the one before it ends (its
 //!   capacity, not its length: only the last chunk of a segment is not full).
 //! - Published bytes never change; a reader's `Shared` keeps its chunk's memory.
-//! - What is not in its segment's file yet is always here; what is flushed may be evicted from the front.
+//! - What is not in its segment's file yet is always here; what is flushed may be evicted, of each segment from the front.
 
 use std::collections::VecDeque;
 
