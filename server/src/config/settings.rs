@@ -73,6 +73,13 @@ pub const SETTINGS: &[Setting] = &[
         default: "info",
         help: "error, warn, info, debug or trace; also per module, as in \"info,trireme_engine=debug\". Logs go to stderr.",
         set: |config, value| {
+            // The filter's parser mixes up bytes and characters behind white space, and panics.
+            if !value
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() || byte == b' ')
+            {
+                return Err("a log filter (printable ASCII)".into());
+            }
             tracing_subscriber::EnvFilter::try_new(value)
                 .map_err(|e| format!("a log filter ({e})"))?;
             config.log_level = value.to_owned();

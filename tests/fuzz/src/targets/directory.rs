@@ -66,17 +66,16 @@ fn partition(index: u32) -> PartitionRef {
     }
 }
 
-async fn engine() -> Option<Engine> {
+/// An engine, and the lock of its directory.
+async fn engine() -> Option<(DataDir, Engine)> {
     let dir = DataDir::open(&config()).await.ok()?;
     let mail = service(1).pop().expect("one core");
     let config = EngineConfig {
         shards: dir.shards,
         ..config()
     };
-    let engine = Engine::open(config, 0, 1, mail).await.ok();
-    // The lock lives as long as the process.
-    std::mem::forget(dir);
-    engine
+    let engine = Engine::open(config, 0, 1, mail).await.ok()?;
+    Some((dir, engine))
 }
 
 async fn append(engine: &Engine, index: u32, batches: Vec<u8>) {
@@ -101,7 +100,7 @@ fn sample(clean: bool) -> &'static [PathAndBytes] {
         let node = sim.node(1, move |_| {
             let said = said.clone();
             async move {
-                let engine = engine().await.expect("an empty disk");
+                let (_dir, engine) = engine().await.expect("an empty disk");
                 let small = PartitionConfig {
                     segment_bytes: 16 << 10,
                     ..PartitionConfig::default()
@@ -197,7 +196,7 @@ pub fn recovery(input: &[u8]) {
     let mut sim = Simulation::new(3);
     let done = Rc::new(Cell::new(false));
     let (said, files) = (done.clone(), Rc::new(files));
-    sim.node(1, move |_| {
+    let node = sim.node(1, move |_| {
         let (said, files) = (said.clone(), files.clone());
         async move {
             for (path, bytes) in files.iter() {
@@ -214,10 +213,14 @@ pub fn recovery(input: &[u8]) {
     });
     // A start that finds the impossible may end its process; it may not panic.
     let _ = sim.run_until(|| done.get());
+    // Its tasks hold each other.
+    if sim.is_running(node) {
+        sim.kill(node);
+    }
 }
 
 async fn live() {
-    let Some(engine) = engine().await else {
+    let Some((_dir, engine)) = engine().await else {
         return;
     };
     for partition in engine.list().await {

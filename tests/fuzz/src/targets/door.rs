@@ -16,7 +16,7 @@ use trireme_kafka::groups::{GroupConfig, service::Groups};
 use trireme_kafka::reply::Reply;
 use trireme_kafka::{Door, DoorConfig};
 use trireme_replication::{Metadata, MetadataOptions};
-use trireme_runtime::sim::Simulation;
+use trireme_runtime::sim::{NodeId, Simulation};
 use trireme_runtime::sync::Notify;
 use trireme_runtime::{service, timeout};
 
@@ -30,6 +30,7 @@ const REQUESTS_OF_A_NODE: u32 = 500;
 /// A node that takes one frame after the other.
 struct Node {
     sim: Simulation,
+    id: NodeId,
     frames: Rc<RefCell<VecDeque<Bytes>>>,
     arrived: Rc<Notify>,
     answered: Rc<Cell<u32>>,
@@ -46,7 +47,7 @@ fn start() -> Node {
     let answered = Rc::new(Cell::new(0));
     let mut sim = Simulation::new(1);
     let (inbox, bell, done) = (frames.clone(), arrived.clone(), answered.clone());
-    sim.node(1, move |_| {
+    let id = sim.node(1, move |_| {
         let (inbox, bell, done) = (inbox.clone(), bell.clone(), done.clone());
         async move {
             let door = open().await;
@@ -66,6 +67,7 @@ fn start() -> Node {
     });
     Node {
         sim,
+        id,
         frames,
         arrived,
         answered,
@@ -133,6 +135,8 @@ fn ask(frame: Bytes) {
         let ended = node.sim.run_until(|| answered.get() == asked);
         assert!(ended, "the node is not there any more");
         if node.asked == REQUESTS_OF_A_NODE {
+            // Its tasks hold each other.
+            node.sim.kill(node.id);
             *slot = None;
         }
     });
