@@ -11,9 +11,11 @@
 
 mod log;
 mod names;
+mod outcome;
 mod overlay;
 mod partition;
 mod replay;
+mod root;
 mod runs;
 mod segment;
 mod shard;
@@ -24,70 +26,24 @@ use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
 use trireme_engine::PartitionId;
 use trireme_engine::layout::checkpoint::{Checkpoint, PartitionState};
 use trireme_engine::layout::format_file::Format;
 use trireme_engine::layout::paths::DataPath;
 use trireme_replication::metadata_partition_id;
 
-use crate::report::{Finding, Report, Severity, Verdict};
-use crate::source::{Buffer, Directory, Item, Source};
+use crate::report::{Report, Severity, Verdict};
+use crate::source::{Directory, Source};
 use crate::tree::Tree;
 use crate::verify::{Options, each, verify};
 use log::{IntactLog, intact_log};
 use names::Names;
+pub use outcome::{Ending, GoneGroups, Outcome, SCHEMA};
 pub use partition::Gone;
 use replay::Salvage;
+use root::{mend_root, with_format};
 use segment::Place;
 use workshop::Workshop;
-
-/// How it ended; also the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ending {
-    /// The directory is sound, and nothing is gone.
-    Sound = 0,
-    /// The directory is sound, but something is gone: it is said what.
-    Lost = 1,
-    /// There is still damage.
-    Damaged = 2,
-}
-
-/// What a repair did, or would do.
-#[derive(Debug, Serialize)]
-pub struct Outcome {
-    pub schema: &'static str,
-    pub ending: Ending,
-    pub dry_run: bool,
-    /// A repair that was interrupted and was finished first.
-    pub finished: Option<String>,
-    /// Where bytes were set aside, below the data directory.
-    pub quarantine: Option<String>,
-    pub damage: Vec<Finding>,
-    pub gone: Vec<Gone>,
-    /// Commit log groups that were durable and cannot be read.
-    pub gone_groups: Vec<GoneGroups>,
-    /// What else is not as it was.
-    pub remarks: Vec<String>,
-    /// What was done to which file.
-    pub steps: Vec<String>,
-    /// Of the check afterwards.
-    pub verdict: Option<Verdict>,
-}
-
-/// Groups of a commit log that cannot be read. What they held of partitions whose later records are there, is in
-/// [`Outcome::gone`]; partitions whose last records they held end earlier than they did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct GoneGroups {
-    pub shard: u16,
-    pub from_sequence: u64,
-    /// The last one; `None` where nobody knows how many there were.
-    pub to_sequence: Option<u64>,
-}
-
-/// The name of the JSON that [`Outcome`] makes; another number means that fields changed their meaning or went.
-pub const SCHEMA: &str = "trireme-fsck/repair/1";
 
 /// A shard as it was found.
 struct Found {
@@ -307,24 +263,6 @@ fn mend(
     Ok(())
 }
 
-/// Files of the directory itself, and files that are none of ours.
-fn mend_root(source: &dyn Source, tree: &Tree, shop: &Workshop) -> io::Result<()> {
-    let lock = DataPath::Lock.relative();
-    match tree.size(DataPath::Lock) {
-        None => shop.replace(&lock, &[])?,
-        Some(0) => {}
-        Some(size) => {
-            let mut buffer = Buffer::default();
-            let _ = source.read(&lock, 0, size as usize, &mut buffer)?;
-            shop.fit(&lock, size, 0)?;
-        }
-    }
-    for path in tree.unknown.iter().filter(|path| path.contains('/')) {
-        shop.move_aside(path);
-    }
-    Ok(())
-}
-
 fn gather(
     source: &dyn Source,
     tree: &Tree,
@@ -537,138 +475,4 @@ fn rename_nameless(
 
 fn is_of_the_broker(id: &PartitionId) -> bool {
     *id == trireme_replication::group_partition_id(id.index)
-}
-
-/// The directory with a format file that is right: its own, or one made from what else is there.
-fn with_format<'a>(source: &'a Directory, tree: &Tree) -> anyhow::Result<(Format, WithFormat<'a>)> {
-    let path = DataPath::Format.relative();
-    let size = tree.size(DataPath::Format).unwrap_or(0) as usize;
-    let mut buffer = Buffer::default();
-    let parsed = source.read(&path, 0, size, &mut buffer).map(Format::parse);
-    let (format, replaced) = match parsed {
-        Ok(Ok(format)) => (format, false),
-        _ => {
-            let shards = tree.directories.iter().filter_map(|path| match path {
-                DataPath::Shard(shard) => Some(*shard),
-                _ => None,
-            });
-            let Some(last) = shards.max() else {
-                anyhow::bail!(
-                    "neither a format file nor a commit log is left: there is nothing to repair from"
-                );
-            };
-            let checkpoint = (0..=last)
-                .flat_map(|shard| shard::valid_checkpoints(source, tree, shard, None))
-                .next();
-            let mut directory = [0; 16];
-            getrandom::fill(&mut directory)?;
-            let format = Format {
-                directory: checkpoint.map_or(directory, |checkpoint| checkpoint.directory),
-                shards: last + 1,
-                created_unix_ms: 0,
-            };
-            (format, true)
-        }
-    };
-    let bytes = format.encode().to_vec();
-    let source = WithFormat {
-        source,
-        bytes,
-        replaced,
-    };
-    Ok((format, source))
-}
-
-struct WithFormat<'a> {
-    source: &'a Directory,
-    bytes: Vec<u8>,
-    replaced: bool,
-}
-
-impl Source for WithFormat<'_> {
-    fn list(&self) -> io::Result<Vec<Item>> {
-        let format = DataPath::Format.relative();
-        let mut items = self.source.list()?;
-        items.retain(|item| item.path != format);
-        items.push(Item {
-            path: format,
-            is_dir: false,
-            size: self.bytes.len() as u64,
-        });
-        Ok(items)
-    }
-
-    fn read<'a>(
-        &'a self,
-        path: &str,
-        position: u64,
-        len: usize,
-        buffer: &'a mut Buffer,
-    ) -> io::Result<&'a [u8]> {
-        if path == DataPath::Format.relative() {
-            let from = (position as usize).min(self.bytes.len());
-            return Ok(&self.bytes[from..(from + len).min(self.bytes.len())]);
-        }
-        self.source.read(path, position, len, buffer)
-    }
-}
-
-/// For people.
-impl std::fmt::Display for Outcome {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(name) = &self.finished {
-            writeln!(f, "finished {name}, which had been interrupted")?;
-        }
-        for finding in &self.damage {
-            writeln!(
-                f,
-                "DAMAGE: {} at byte {}: {}",
-                finding.file, finding.position, finding.what
-            )?;
-        }
-        for step in &self.steps {
-            writeln!(f, "{step}")?;
-        }
-        for remark in &self.remarks {
-            writeln!(f, "note: {remark}")?;
-        }
-        for gone in &self.gone_groups {
-            let to = gone
-                .to_sequence
-                .map_or_else(String::new, |to| format!(" to {to}"));
-            writeln!(
-                f,
-                "GONE: groups {}{to} of the commit log of shard {}; partitions may end earlier than they did",
-                gone.from_sequence, gone.shard
-            )?;
-        }
-        for gone in &self.gone {
-            let topic = gone
-                .topic
-                .as_ref()
-                .map(|topic| format!(" ({topic})"))
-                .unwrap_or_default();
-            writeln!(
-                f,
-                "GONE: partition {}{topic}: offsets {} to {}",
-                gone.partition, gone.from_offset, gone.to_offset
-            )?;
-        }
-        let would = if self.dry_run { "would be " } else { "" };
-        match (self.ending, &self.quarantine) {
-            (Ending::Damaged, _) => write!(f, "STILL DAMAGED"),
-            (Ending::Sound, None) => write!(f, "nothing to repair"),
-            (Ending::Sound, Some(place)) => {
-                write!(
-                    f,
-                    "{would}repaired, nothing is gone; what was replaced {would}is in {place}"
-                )
-            }
-            (Ending::Lost, place) => write!(
-                f,
-                "{would}repaired; what is gone is listed above, its bytes are in {}",
-                place.as_deref().unwrap_or("place")
-            ),
-        }
-    }
 }
