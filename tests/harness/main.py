@@ -133,7 +133,21 @@ def fuzz(report):
         expect(code == 0, f"tests/fuzz/run exited with {code}\n{(err + out)[-6000:]}")
 
 
-STEPS = {"fmt": fmt, "clippy": clippy, "deny": deny, "unit": unit, "fuzz": fuzz, "build": build}
+SIM_SEEDS = 500
+
+
+def sim(report):
+    """The whole broker in the simulator, seed after seed."""
+    with report.check("release-like build of trireme-sim"):
+        cargo("build", "-q", "--profile", "sim", "-p", "trireme-sim")
+    with report.check(f"simulation of {SIM_SEEDS} seeds"):
+        code, out, err = run([TARGET / "sim" / "trireme-sim", "run", "--seeds", SIM_SEEDS], timeout=CARGO_SECONDS, check=False)
+        for line in out.strip().splitlines()[-12:]:
+            say(f"  {line}")
+        expect(code == 0, f"trireme-sim run exited with {code}\n{(err + out)[-6000:]}")
+
+
+STEPS = {"fmt": fmt, "clippy": clippy, "deny": deny, "unit": unit, "fuzz": fuzz, "build": build, "sim": sim}
 
 
 def everything(arguments, usage):

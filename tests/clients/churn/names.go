@@ -12,8 +12,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// How many topics there are at most at a time.
-const topicsMax = 40
+const (
+	// How many topics there are at most at a time.
+	topicsMax = 40
+	// What a broker lists is at most this old.
+	lag = 3 * time.Second
+)
 
 // names: topics that come and go, each of a name that is never used again. What was created is there until it is deleted, what was deleted stays
 // away, and so does what was written to it.
@@ -103,27 +107,50 @@ func (n *names) check(ctx context.Context, admin *kadm.Client) error {
 		absent = append(absent, name)
 	}
 	n.mutex.Unlock()
+	missing, back, err := n.compare(ctx, admin, present, absent)
+	if err != nil || len(missing)+len(back) == 0 {
+		return err
+	}
+	// What a broker lists may lag behind what its controller knows, as Apache Kafka's does for a moment after a start.
+	select {
+	case <-ctx.Done():
+	case <-time.After(lag):
+	}
+	missing, back, err = n.compare(ctx, admin, missing, back)
+	if err != nil {
+		return err
+	}
+	for _, name := range missing {
+		n.sum.violation("topic missing", "%s was created", name)
+	}
+	for _, name := range back {
+		n.sum.violation("topic back", "%s was deleted", name)
+	}
+	return nil
+}
+
+// compare gives those of `present` that are not listed (and nobody deletes), and those of `absent` that are.
+func (n *names) compare(ctx context.Context, admin *kadm.Client, present, absent []string) (missing, back []string, err error) {
 	limit, cancel := limited(ctx)
 	defer cancel()
 	listed, err := admin.ListTopics(limit)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	for _, name := range present {
 		n.mutex.Lock()
-		_, still := n.present[name]
+		_, still := n.present[name] // whoever deletes it takes it from there first
 		n.mutex.Unlock()
-		// Whoever deletes it takes it from the list first.
 		if still && !listed.Has(name) {
-			n.sum.violation("topic missing", "%s was created", name)
+			missing = append(missing, name)
 		}
 	}
 	for _, name := range absent {
 		if listed.Has(name) {
-			n.sum.violation("topic back", "%s was deleted", name)
+			back = append(back, name)
 		}
 	}
-	return nil
+	return missing, back, nil
 }
 
 // readBack looks for the record of every topic that is left.

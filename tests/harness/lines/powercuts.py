@@ -41,7 +41,7 @@ def cut(context, data, file_system, cuts, seed):
                 counts, wrong, summary = campaign(broker, data, directory, cuts, disk.cut, check, 4, seed, whole=False, beside=churn)
                 say(f"  {figures(counts, wrong, summary)}")
                 expect(not any(wrong.values()) and not summary["failed"], f"{wrong}, {summary}")
-                expect(not churn.violations, churn.result)
+                expect(not set(churn.violations) - known_of(context), churn.result)
                 idle = [what for what in ("commits", "topics created", "topics deleted", "cuts", "records") if not churn.result["counts"].get(what)]
                 expect(not idle, f"the second load had no {', '.join(idle)}")
                 broker.stop()
@@ -59,3 +59,8 @@ def cut(context, data, file_system, cuts, seed):
 def flush_always(context):
     """A peer that is to keep what it acknowledges has to be told so."""
     return {"log.flush.interval.messages": 1} if context.against == "kafka" else {}
+
+
+def known_of(context):
+    """What a peer does not promise: Apache Kafka writes down log starts once a minute and does not sync them."""
+    return {"log start gone back"} if context.against == "kafka" else set()
