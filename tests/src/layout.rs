@@ -47,6 +47,8 @@ const BINARIES: &[&str] = &[
 const RUNS: (&str, &str) = ("trireme-sim", "trireme");
 /// Crates that only `runtime` may name.
 const GUARDED: &[&str] = &["glommio", "io-uring"];
+/// The one room of the map that is no crate: pages for the public.
+const PAGES: &str = "docs/";
 const FILE_LINES_MAX: usize = 800;
 
 fn root() -> PathBuf {
@@ -153,8 +155,13 @@ fn the_map_and_the_folders_agree() {
         .map(|line| line.split_whitespace().next().unwrap().to_string())
         .collect();
     let members: BTreeSet<String> = workspace().0.into_keys().collect();
+    let crates: BTreeSet<String> = mapped
+        .iter()
+        .filter(|room| *room != PAGES)
+        .cloned()
+        .collect();
     assert_eq!(
-        mapped, members,
+        crates, members,
         "left: ARCHITECTURE.md's map; right: members of the workspace"
     );
     for path in tracked(".") {
