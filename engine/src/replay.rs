@@ -163,18 +163,15 @@ impl Replay {
             return Ok(());
         }
         self.bytes += record.payload.len() as u64;
+        let mut apply = |inner: &mut PartitionInner, undone| {
+            let (ordinals, holes) = (&mut replayed.ordinals, &mut replayed.holes);
+            apply_direct(inner, ordinals, holes, undone, replayed.known_below)
+        };
         match entry.kind {
             RecordType::Append => {
                 let undone = replayed.undone.take();
                 if let Some(undone) = undone.filter(|undone| is_finished(undone, &entry)) {
-                    apply_direct(
-                        inner,
-                        &mut replayed.ordinals,
-                        &mut replayed.holes,
-                        undone,
-                        replayed.known_below,
-                    )
-                    .map_err(error)?;
+                    apply(inner, undone).map_err(error)?;
                 }
                 if place(inner, &entry).map_err(error)? {
                     put(inner, &entry, entry.position, record.payload).map_err(error)?;
@@ -221,14 +218,7 @@ impl Replay {
             RecordType::Direct => {
                 let undone = replayed.undone.take();
                 if let Some(undone) = undone.filter(|undone| is_finished(undone, &entry)) {
-                    apply_direct(
-                        inner,
-                        &mut replayed.ordinals,
-                        &mut replayed.holes,
-                        undone,
-                        replayed.known_below,
-                    )
-                    .map_err(error)?;
+                    apply(inner, undone).map_err(error)?;
                 }
                 let direct = Direct::parse(record.payload, entry.position, entry.len)
                     .map_err(|_| error("payload"))?;
@@ -251,14 +241,7 @@ impl Replay {
                 if replayed.undone.as_ref().is_some_and(is_it)
                     && let Some(undone) = replayed.undone.take()
                 {
-                    apply_direct(
-                        inner,
-                        &mut replayed.ordinals,
-                        &mut replayed.holes,
-                        undone,
-                        replayed.known_below,
-                    )
-                    .map_err(error)?;
+                    apply(inner, undone).map_err(error)?;
                 }
             }
             RecordType::BlockImage => {

@@ -93,7 +93,7 @@ pub fn run(args: &LimitArgs, json: bool) -> Result<()> {
         ])
         .arg("--dir")
         .arg(&args.dir)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .spawn()?;
     let child = Running(child);
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -194,6 +194,11 @@ pub fn serve(args: &ServerArgs) -> Result<()> {
         per_file,
         records: maker.records(),
     };
+    // Whoever started this holds the other end: however that one ends, this one does not stay behind.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     let (dir, listen) = (args.dir.clone(), args.listen);
     let unit = PerCore::new((0..args.cores).map(|_| (dir.clone(), file.clone(), shape)));
     run_node(NodeConfig::with_cores(args.cores), move |core| {
