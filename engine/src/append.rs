@@ -12,6 +12,7 @@ use crate::ack::AppendCall;
 use crate::api::{Ack, Append, AppendError, Appended, Durability, PartitionConfig, TimestampType};
 use crate::batch::{self, BatchHeader, Batches, HEADER_BYTES, NO_TIMESTAMP};
 use crate::layout::SUM_BLOCK;
+use crate::mutations::{Mutation, on};
 use crate::partition::{Partition, PartitionInner, Piece};
 use crate::producer::{Refusal, Verdict};
 use crate::segment::{BatchNote, Segment};
@@ -84,7 +85,8 @@ impl Shard {
                     log_start: inner.log_start,
                     duplicate: true,
                 };
-                return Ok((appended, !relaxed && last_offset >= inner.durable));
+                let waits = !relaxed && !on(Mutation::DuplicateAtOnce);
+                return Ok((appended, waits && last_offset >= inner.durable));
             }
             Verdict::Refused(Refusal::OutOfOrderSequence { expected, sequence }) => {
                 return Err(AppendError::OutOfOrderSequence { expected, sequence });
@@ -102,6 +104,9 @@ impl Shard {
         let pending = self.pending.get();
         if pending > 0 && pending + append.batches.len() as u64 > self.pending_max() {
             inner.producers.turn_away(headers[0]);
+            if on(Mutation::RefusedMovesSequence) {
+                inner.producers.apply(headers[0], inner.next_offset, now_ms);
+            }
             self.stats.borrow_mut().refused_overloaded += 1;
             return Err(AppendError::Overloaded);
         }
@@ -144,7 +149,7 @@ impl Shard {
             self.appended.notify_all();
         }
         self.enqueue(partition, inner);
-        Ok((appended, !relaxed))
+        Ok((appended, !relaxed && !on(Mutation::AckAtAppend)))
     }
 
     /// Puts one checked batch behind the others.

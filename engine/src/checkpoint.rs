@@ -18,6 +18,7 @@ use crate::layout::checkpoint::{
     CheckpointBody, PartitionState, encode_checkpoint, set_closed, slot_of,
 };
 use crate::layout::paths::DataPath;
+use crate::mutations::{Mutation, on};
 use crate::partition::Partition;
 use crate::shard::Shard;
 
@@ -52,6 +53,9 @@ impl Shard {
         self.draining.set(self.draining.get() + 1);
         self.commit.notify_one();
         for (partition, offset) in &snapshot.awaited {
+            if on(Mutation::CheckpointTooEarly) {
+                break;
+            }
             while !partition.gone.get() && partition.state.borrow().durable < *offset {
                 self.progress.notified().await;
             }
@@ -97,7 +101,10 @@ impl Shard {
             if inner.durable < inner.next_offset && !inner.deleting {
                 awaited.push((partition.clone(), inner.next_offset));
             }
-            let first = inner.spans.first();
+            let first = inner
+                .spans
+                .first()
+                .filter(|_| !on(Mutation::CheckpointSkipsLog));
             ordinal = ordinal.min(first.map_or(u64::MAX, |span| span.ordinal));
             states.push(PartitionState {
                 id: partition.id,
@@ -177,7 +184,7 @@ impl Shard {
     async fn sync_names(&self) {
         // In order: a parent's name sorts before what is in it.
         let directories: Vec<_> = self.unsynced.take().into_iter().collect();
-        if !directories.is_empty() {
+        if !directories.is_empty() && !on(Mutation::NamesNotSynced) {
             sync_directories(directories).await;
         }
     }

@@ -21,6 +21,7 @@ use crate::layout::BLOCK;
 use crate::layout::checkpoint::{LogExtent, LogFile as LogFileState, LogPosition};
 use crate::layout::group::LogIdentity;
 use crate::layout::paths::DataPath;
+use crate::mutations::{Mutation, on};
 use crate::partition::Partition;
 
 /// Zeros are written in pieces of this size.
@@ -201,7 +202,10 @@ impl CommitLog {
     /// Notes that a slot now needs the log from `ordinal` on only; files that neither slot needs become spare.
     pub fn release(&mut self, slot: u8, ordinal: u64) {
         self.slots[usize::from(slot)] = ordinal;
-        let needed = self.slots[0].min(self.slots[1]);
+        let needed = match on(Mutation::EarlyRecycle) {
+            true => u64::MAX,
+            false => self.slots[0].min(self.slots[1]),
+        };
         while self.used.len() > 1 && self.used[0].ordinal < needed {
             let used = self.used.pop_front().expect("not empty");
             self.spare.push_back(used.file);

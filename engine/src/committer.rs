@@ -20,6 +20,7 @@ use crate::layout::entry::{Entry, RecordType};
 use crate::layout::group::{GroupContext, PendingRecord, encode_group, group_len, payload_len_max};
 use crate::layout::payload::FileEnd;
 use crate::layout::{BLOCK, GROUP_BYTES_MAX};
+use crate::mutations::{Mutation, on};
 use crate::partition::{Partition, PartitionInner, Phase, Piece, Span};
 use crate::shard::{Control, Shard};
 use crate::tail::Pieces;
@@ -351,7 +352,7 @@ async fn write_records(
             position: log.next.position,
             sequence: log.next.sequence,
             previous_header_crc: log.next.previous_header_crc,
-            durable_through: log.durable_through,
+            durable_through: log.durable_through + u64::from(on(Mutation::DurableTooEarly)),
             unix_ms: unix_ms(),
         };
         let payload_len = records.iter().map(PendingRecord::payload_len).sum();
@@ -360,7 +361,10 @@ async fn write_records(
         (log.current().file.file.clone(), log.next, info)
     };
     let start = now();
-    let (result, buf) = file.write_durable_at(buf, next.position).await;
+    let (result, buf) = match on(Mutation::AckBeforeSync) {
+        true => file.write_all_at(buf, next.position).await,
+        false => file.write_durable_at(buf, next.position).await,
+    };
     if let Err(error) = result {
         abort(&format!(
             "commit log of shard {}: file {} at {}: {error}",

@@ -26,6 +26,7 @@ use crate::layout::payload::{
 };
 use crate::layout::seed::segment_seed;
 use crate::layout::sidecar::SumEntry;
+use crate::mutations::{Mutation, on};
 use crate::partition::{Partition, PartitionInner, Phase, Piece};
 use crate::shard::Shard;
 use crate::tail::{Pieces, Tail};
@@ -291,14 +292,29 @@ impl DirectRun {
 impl Started {
     /// The record is durable.
     pub fn logged(self, sequence: u64) {
-        self.0.sequence.set(Some(sequence));
-        self.0.finish_if_done();
+        let flight = &self.0;
+        flight.sequence.set(Some(sequence));
+        if !flight.partition.gone.get() {
+            // From here on the log is needed, blocks or not: a checkpoint that is taken before they are written, and says
+            // what was flushed until then, has to have recovery begin at this record.
+            flight.shard.note_span(
+                &flight.partition,
+                &mut flight.partition.state.borrow_mut(),
+                flight.entry.segment_base,
+                flight.entry.end_position(),
+                sequence,
+            );
+        }
+        flight.finish_if_done();
     }
 }
 
 impl InFlight {
     fn finish_if_done(&self) {
-        let (Some(sequence), true) = (self.sequence.get(), self.written.get()) else {
+        if !self.written.get() && !on(Mutation::DirectAckedByRecord) {
+            return;
+        }
+        let Some(sequence) = self.sequence.take() else {
             return;
         };
         let shard = &self.shard;

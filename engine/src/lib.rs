@@ -20,6 +20,7 @@ mod head_load;
 pub mod ids;
 pub mod layout;
 mod lookup;
+pub mod mutations;
 mod node;
 mod pace;
 mod partition;

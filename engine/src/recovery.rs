@@ -24,6 +24,7 @@ use crate::layout::group::LogIdentity;
 use crate::layout::paths::{DataPath, SegmentFile};
 use crate::layout::seed::{block_sum, segment_seed};
 use crate::layout::slots::read_slots;
+use crate::mutations::{Mutation, on};
 use crate::recovery_scan::{LogDamage, LogEnd, LogScan, RingFile, Supplied, Want, settled_end};
 use crate::replay::{Replay, ReplayError, Replayed};
 use crate::shard::Shard;
@@ -73,7 +74,7 @@ pub(crate) async fn open(
     let shard = Rc::new(Shard::new(id, config, directory_id, shards, log, files));
     shard
         .epoch
-        .set((checkpoint.body.node_epoch + u32::from(unclean)) as i32);
+        .set((checkpoint.body.node_epoch + u32::from(unclean && !on(Mutation::EpochKept))) as i32);
     shard.checkpoint_number.set(checkpoint.number);
     *shard.partitions.borrow_mut() = replay.map();
     {
@@ -502,8 +503,11 @@ async fn begin_incarnation(
     });
     let identity = LogIdentity {
         shard: id,
-        incarnation: checkpoint.body.incarnation + 1,
-        nonce: random_u64(),
+        incarnation: checkpoint.body.incarnation + u64::from(!on(Mutation::SameIncarnation)),
+        nonce: match on(Mutation::SameIncarnation) {
+            true => checkpoint.body.nonce,
+            false => random_u64(),
+        },
     };
     let sequence = end.end.sequence.max(1);
     let log = CommitLog::new(

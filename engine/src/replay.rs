@@ -22,6 +22,7 @@ use crate::layout::entry::{Entry, RecordType};
 use crate::layout::group::{GroupHeader, RecordView};
 use crate::layout::payload::{BatchSummary, Direct, parse_producers};
 use crate::layout::sidecar::SumEntry;
+use crate::mutations::{Mutation, on};
 use crate::partition::{Partition, PartitionInner, Span};
 use crate::producer::{Producers, Sequenced};
 use crate::segment::{BatchNote, Segment};
@@ -398,7 +399,11 @@ fn restore(state: &PartitionState, config: &Rc<PartitionConfig>) -> Result<Repla
         inner.bury();
         inner.epochs = LeaderEpochs::restore(state.epochs.iter().copied())
             .map_err(|_| ReplayError::State(state.id, "impossible epochs"))?;
-        inner.producers = Producers::restore(state.producers.iter().cloned())
+        let producers = state
+            .producers
+            .iter()
+            .filter(|_| !on(Mutation::ProducersForgotten));
+        inner.producers = Producers::restore(producers.cloned())
             .map_err(|_| ReplayError::State(state.id, "impossible producers"))?;
     }
     Ok(Replayed {

@@ -15,6 +15,7 @@ use crate::api::{PartitionRef, ReadError};
 use crate::ids::Offset;
 use crate::layout::entry::{Entry, RecordType};
 use crate::layout::paths::{DataPath, SegmentFile};
+use crate::mutations::{Mutation, on};
 use crate::partition::{Partition, PartitionInner};
 use crate::shard::Shard;
 
@@ -140,8 +141,10 @@ impl Shard {
             base_offset: new_start,
             ..Entry::new(RecordType::LogStart, partition.id)
         };
-        self.submit(entry, Vec::new(), Some(done));
-        let _ = durable.await;
+        if !on(Mutation::LostTruncation) {
+            self.submit(entry, Vec::new(), Some(done));
+            let _ = durable.await;
+        }
         {
             let mut inner = partition.state.borrow_mut();
             inner.log_start = inner.log_start.max(new_start);

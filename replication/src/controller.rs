@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use trireme_engine::Engine;
 use trireme_engine::api::{EngineError, PartitionConfig, PartitionId, PartitionRef, TopicId};
+use trireme_engine::mutations::{Mutation as EngineMutation, on};
 use trireme_engine::table::TABLE_BATCH_BYTES_MAX;
 use trireme_engine::table_store::{Mutation, TableStore};
 use trireme_runtime::mail::Service;
@@ -329,6 +330,10 @@ impl Controller {
                 value: None,
             })
             .collect();
+        let tombstones = match on(EngineMutation::DeletionNotRecorded) {
+            true => Vec::new(),
+            false => tombstones,
+        };
         if let Err(error) = self.store.commit(tombstones).await {
             let error = MetadataError::from(error);
             return results
@@ -434,7 +439,9 @@ impl Controller {
     async fn allocate_producer_ids(&self, count: u32) -> Result<i64, MetadataError> {
         let first = self.next_producer_id.get();
         let next = first + i64::from(count);
-        self.record(vec![Record::NextProducerId(next)]).await?;
+        if !on(EngineMutation::ProducerIdsNotRecorded) {
+            self.record(vec![Record::NextProducerId(next)]).await?;
+        }
         self.next_producer_id.set(next);
         Ok(first)
     }

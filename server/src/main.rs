@@ -16,6 +16,11 @@ use trireme::config;
 #[global_allocator]
 static ALLOCATOR: trireme_runtime::memory::Allocator = trireme_runtime::memory::ALLOCATOR;
 
+const _: () = assert!(
+    !trireme_engine::mutations::BUILT,
+    "mutations are for the simulator: build the broker without --features mutations"
+);
+
 /// Wrong configuration, as `sysexits.h` has it; everything else that goes wrong at start is 1.
 const EXIT_CONFIG: u8 = 78;
 

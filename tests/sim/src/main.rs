@@ -15,6 +15,8 @@ mod clients;
 mod draw;
 mod history;
 mod logs;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod panics;
 mod records;
 mod runner;
@@ -78,6 +80,20 @@ enum Command {
         #[arg(long, default_value = "info")]
         log: String,
     },
+    /// Break the broker in one place after the other: each time a checker has to see it within so many seeds. Exit code 1
+    /// if one was not seen.
+    #[cfg(feature = "mutations")]
+    Mutations {
+        #[arg(long, default_value_t = 500)]
+        seeds: u64,
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        #[arg(long, default_value_t = jobs())]
+        jobs: usize,
+        /// Only those whose name contains this.
+        #[arg(long, default_value = "")]
+        only: String,
+    },
     /// Run seed after seed until told to stop.
     Forever {
         #[arg(long, default_value_t = 1_000_000)]
@@ -99,23 +115,26 @@ fn main() -> ExitCode {
             jobs,
             explain,
         } => many(Runner {
-            first,
-            seeds: Some(seeds),
             jobs,
-            stop: Arc::default(),
-            report_every: None,
             explains: explain,
+            ..Runner::new(first, Some(seeds))
         }),
+        #[cfg(feature = "mutations")]
+        Command::Mutations {
+            seeds,
+            first,
+            jobs,
+            only,
+        } => mutations::run(first, seeds, jobs, &only),
         Command::Replay { seed, quiet, log } => replay(seed, quiet, &log),
         Command::Forever { first, jobs } => {
             println!("commit {COMMIT}, from seed {first} on; Ctrl-C ends it");
             many(Runner {
-                first,
-                seeds: None,
                 jobs,
                 stop: stop_on_signal(),
                 report_every: Some(REPORT_EVERY),
                 explains: true,
+                ..Runner::new(first, None)
             })
         }
     }

@@ -129,6 +129,7 @@ pub struct Incoming {
     pub value_len: usize,
     pub timestamp_ms: i64,
     pub log_append_time: bool,
+    pub leader_epoch: i32,
 }
 
 /// The records of a fetch, in order, each compared with what its name says. Our broker sends whole batches only.
@@ -182,6 +183,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Incoming>, String> {
                 value_len: value.len(),
                 timestamp_ms: record.timestamp_ms,
                 log_append_time,
+                leader_epoch: header.leader_epoch(),
             });
         }
     }

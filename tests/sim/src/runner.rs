@@ -29,6 +29,7 @@ pub fn run_seed(seed: u64, traced: bool) -> Outcome {
 pub struct Sum {
     pub seeds: u64,
     pub failed: Vec<u64>,
+    pub first_failure: Option<(u64, Violation)>,
     pub simulated: Duration,
     pub faults: FaultCounts,
     pub counts: Counts,
@@ -42,8 +43,16 @@ pub struct Sum {
 impl Sum {
     fn add(&mut self, outcome: &Outcome) {
         self.seeds += 1;
-        if outcome.violation.is_some() {
+        if let Some(violation) = &outcome.violation {
             self.failed.push(outcome.seed);
+            // Threads finish out of order: the lowest seed counts.
+            if self
+                .first_failure
+                .as_ref()
+                .is_none_or(|(seed, _)| outcome.seed < *seed)
+            {
+                self.first_failure = Some((outcome.seed, violation.clone()));
+            }
         }
         self.simulated += outcome.simulated;
         self.faults.add(&outcome.faults);
@@ -102,9 +111,29 @@ pub struct Runner {
     pub report_every: Option<Duration>,
     /// A failed seed is run again for its trace.
     pub explains: bool,
+    /// No seed after the first one that fails.
+    pub until_failed: bool,
+    /// Nothing is printed.
+    pub quiet: bool,
+    /// On each thread, before its first seed.
+    pub before: Option<Box<dyn Fn() + Sync>>,
 }
 
 impl Runner {
+    pub fn new(first: u64, seeds: Option<u64>) -> Runner {
+        Runner {
+            first,
+            seeds,
+            jobs: 1,
+            stop: Arc::default(),
+            report_every: None,
+            explains: false,
+            until_failed: false,
+            quiet: false,
+            before: None,
+        }
+    }
+
     pub fn run(&self) -> Sum {
         let begun = Instant::now();
         let next = AtomicU64::new(self.first);
@@ -114,14 +143,7 @@ impl Runner {
         std::thread::scope(|scope| {
             for _ in 0..self.jobs {
                 let (next, sender) = (&next, sender.clone());
-                let worker = move || {
-                    while !self.stop.load(Ordering::Relaxed) {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= end || sender.send(run_seed(seed, false)).is_err() {
-                            return;
-                        }
-                    }
-                };
+                let worker = move || self.work(next, end, &sender);
                 std::thread::Builder::new()
                     .stack_size(STACK_BYTES)
                     .spawn_scoped(scope, worker)
@@ -131,6 +153,12 @@ impl Runner {
             let mut reported = Instant::now();
             for outcome in results {
                 sum.add(&outcome);
+                if outcome.violation.is_some() && self.until_failed {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                if self.quiet {
+                    continue;
+                }
                 if let Some(violation) = &outcome.violation {
                     println!("{}", headline(outcome.seed, violation));
                     if self.explains {
@@ -147,6 +175,19 @@ impl Runner {
             }
         });
         sum
+    }
+
+    /// One thread: seeds in order, until there are none or it is told to stop.
+    fn work(&self, next: &AtomicU64, end: u64, outcomes: &mpsc::Sender<Outcome>) {
+        if let Some(before) = &self.before {
+            before();
+        }
+        while !self.stop.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end || outcomes.send(run_seed(seed, false)).is_err() {
+                return;
+            }
+        }
     }
 }
 

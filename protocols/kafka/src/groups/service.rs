@@ -23,6 +23,7 @@ use kacrab_protocol::KafkaString;
 use kacrab_protocol::generated::list_groups_response::ListGroupsResponseData;
 use trireme_engine::Engine;
 use trireme_engine::api::{AppendError, PartitionRef};
+use trireme_engine::mutations::{Mutation, on};
 use trireme_engine::table_store::{self, TableError, TableStore};
 use trireme_replication::{GROUP_PARTITIONS, Metadata};
 use trireme_runtime::mail::Service;
@@ -524,7 +525,12 @@ async fn write(local: Rc<Local>, store: TableStore) {
                 value: m.value,
             })
             .collect();
-        let result = store.commit(mutations).await.map_err(|problem| {
+        let commit = store.commit(mutations);
+        let result = match on(Mutation::CommitAtOnce) {
+            true => Ok(trireme_runtime::spawn(commit).detach()),
+            false => commit.await,
+        };
+        let result = result.map_err(|problem| {
             tracing::warn!(partition = local.partition, %problem, "group changes refused");
             match problem {
                 TableError::Append(AppendError::ShuttingDown) => PersistError::ShuttingDown,

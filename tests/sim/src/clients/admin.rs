@@ -24,7 +24,7 @@ use crate::draw::TopicDraw;
 use crate::history::{Existence, LogId, Shape};
 use crate::stage::{Phase, Stage};
 
-const PASSING_TOPICS: usize = 4;
+const PASSING_TOPICS: usize = 2;
 const TIMEOUT_MS: i32 = 5_000;
 /// After a change without an answer: by then the broker has carried it out, or never will.
 const IN_DOUBT_MAX: Duration = Duration::from_secs(4);
@@ -71,13 +71,13 @@ pub async fn run(stage: Rc<Stage>, name: String) {
     }
     let mut passing = vec![Existence::Absent; PASSING_TOPICS];
     while !stage.is_closing() {
-        pause(300_000).await;
+        pause(150_000).await;
         match random_u64() % 8 {
-            0..=3 => {
+            0..=4 => {
                 let at = random_u64() as usize % PASSING_TOPICS;
                 passing[at] = admin.change(&format!("passing-{at}"), passing[at]).await;
             }
-            4 => {
+            5 => {
                 let at = random_u64() as usize % draws.len();
                 standing[at] = admin.look(&draws[at].name, standing[at]).await;
             }

@@ -24,6 +24,8 @@ use crate::wire::{Connection, Ticket};
 const REFUSED_PAUSE_US_MAX: u64 = 100_000;
 /// With its share done, a writer goes on slowly as long as there is something to be seen.
 const ENOUGH_PAUSE_US_MAX: u64 = 200_000;
+/// One turn in so many drops the connection.
+const DROPS_ONE_IN: u64 = 60;
 /// First produce version that names topics by id.
 const PRODUCE_BY_ID: i16 = 13;
 
@@ -118,6 +120,11 @@ impl Writer {
             if self.draw.acks == 0 {
                 return pause(10_000).await;
             }
+        }
+        if one_in(DROPS_ONE_IN) {
+            // Nobody waits for the answers, and what was sent is sent again before they are due.
+            self.take_back_all();
+            return self.client.disconnect();
         }
         let Some(oldest) = self.under_way.pop_front() else {
             return pause(10_000).await;

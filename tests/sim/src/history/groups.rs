@@ -6,6 +6,10 @@ use super::{Checker, History, LogId};
 
 #[derive(Default)]
 struct Generation {
+    /// The broker's process that began it. A generation that nobody has an assignment of is not durable: after a restart
+    /// its number may be another one's.
+    process: u32,
+    is_assigned: bool,
     leader: String,
     /// What the leader handed in; what a member got has to be its part of it.
     assignments: BTreeMap<String, Vec<u8>>,
@@ -31,17 +35,20 @@ impl History {
         self.note(generation as u64, || {
             format!("join  {group} generation {generation}: {member}, led by {leader}")
         });
-        let is_new = !self
-            .groups
-            .generations
-            .contains_key(&(group.to_owned(), generation));
-        let state = self
-            .groups
-            .generations
-            .entry((group.to_owned(), generation))
-            .or_default();
+        let process = self.ends;
+        let generations = &mut self.groups.generations;
+        let key = (group.to_owned(), generation);
+        if generations
+            .get(&key)
+            .is_some_and(|old| !old.is_assigned && old.process != process)
+        {
+            generations.remove(&key);
+        }
+        let is_new = !generations.contains_key(&key);
+        let state = generations.entry(key).or_default();
         if is_new {
             state.leader = leader.to_owned();
+            state.process = process;
             self.counts.rebalances += 1;
         } else if state.leader != leader {
             let what = format!(
@@ -85,6 +92,7 @@ impl History {
             .generations
             .entry((group.to_owned(), generation))
             .or_default();
+        state.is_assigned = true;
         let given = state.assignments.get(member).cloned().unwrap_or_default();
         if given != assignment {
             let what = format!(

@@ -27,6 +27,8 @@ pub struct Floor {
     pub start: i64,
     /// Unclean ends so far.
     unclean_ends: u32,
+    /// Number of the broker's process.
+    process: u32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -37,6 +39,8 @@ struct Slot {
     acknowledged: bool,
     /// Unclean ends when its acknowledgement was asked for.
     unclean_ends: u32,
+    /// The process that acknowledged it.
+    process: Option<u32>,
 }
 
 pub(super) struct Log {
@@ -49,6 +53,8 @@ pub(super) struct Log {
     start: i64,
     /// The highest that DeleteRecords was asked for.
     delete_to: i64,
+    /// Of a leader epoch that was read: the processes that acknowledged what bears it, first and last.
+    epochs: BTreeMap<i32, (u32, u32)>,
 }
 
 impl Log {
@@ -73,6 +79,7 @@ impl History {
             watermark: 0,
             start: 0,
             delete_to: 0,
+            epochs: BTreeMap::new(),
         });
         self.logs.len() - 1
     }
@@ -88,12 +95,13 @@ impl History {
     }
 
     pub fn floor(&self, log: LogId) -> Floor {
-        let unclean_ends = self.unclean_ends;
+        let (unclean_ends, process) = (self.unclean_ends, self.ends);
         let log = &self.logs[log];
         Floor {
             watermark: log.watermark,
             start: log.start,
             unclean_ends,
+            process,
         }
     }
 
@@ -135,7 +143,7 @@ impl History {
         }
         for (at, number) in numbers.enumerate() {
             let name = Name { writer, number };
-            self.assign(log, base + at as i64, name, Some(last.unclean_ends));
+            self.assign(log, base + at as i64, name, Some((first, last)));
         }
         let state = &mut self.logs[log];
         if !state.shape.relaxed {
@@ -143,8 +151,14 @@ impl History {
         }
     }
 
-    /// This record is at this offset: a reader has had it, or (with the unclean ends at that time) it was acknowledged.
-    fn assign(&mut self, log: LogId, offset: i64, name: Name, acknowledged: Option<u32>) {
+    /// This record is at this offset: a reader has had it, or (with what was known when that was asked for) it was acknowledged.
+    fn assign(
+        &mut self,
+        log: LogId,
+        offset: i64,
+        name: Name,
+        acknowledged: Option<(Floor, Floor)>,
+    ) {
         let unclean_ends = self.unclean_ends;
         let state = &mut self.logs[log];
         if offset < 0 {
@@ -175,11 +189,18 @@ impl History {
         }
         let is_new_copy = acknowledged.is_none() && (!slot.seen || slot.name != Some(name));
         let slot = &mut state.slots[at];
+        if slot.name != Some(name) {
+            *slot = Slot::default();
+        }
         *slot = Slot {
             name: Some(name),
-            seen: slot.seen && !is_void || acknowledged.is_none(),
-            acknowledged: slot.acknowledged && !is_void || acknowledged.is_some(),
-            unclean_ends: acknowledged.unwrap_or(slot.unclean_ends),
+            seen: slot.seen || acknowledged.is_none(),
+            acknowledged: slot.acknowledged || acknowledged.is_some(),
+            unclean_ends: acknowledged.map_or(slot.unclean_ends, |(_, last)| last.unclean_ends),
+            process: acknowledged.map_or(slot.process, |(first, last)| {
+                // Of a try that was repeated elsewhere nobody knows which process wrote it.
+                (first.process == last.process).then_some(last.process)
+            }),
         };
         self.check_copies(log, offset, name, is_new_copy);
     }
@@ -235,6 +256,7 @@ impl History {
             next += 1;
             self.check_sent(log, record);
             self.assign(log, record.offset, record.name, None);
+            self.check_epoch(log, record);
         }
         if next > watermark && next > offset {
             let what = format!(
@@ -251,6 +273,31 @@ impl History {
         });
         let state = &mut self.logs[log];
         state.watermark = state.watermark.max(next);
+    }
+
+    /// Two processes, the first of which ended uncleanly, do not write under one leader epoch.
+    fn check_epoch(&mut self, log: LogId, record: &Incoming) {
+        let state = &mut self.logs[log];
+        let slot = state.slots.get(record.offset as usize);
+        let Some(process) = slot.and_then(|slot| slot.process) else {
+            return;
+        };
+        let (first, last) = state
+            .epochs
+            .entry(record.leader_epoch)
+            .or_insert((process, process));
+        (*first, *last) = ((*first).min(process), (*last).max(process));
+        let (first, last) = (*first, *last);
+        // The first one has written to the log, so that its unclean end cannot pass unseen.
+        if first != last && self.ended_uncleanly[first as usize] {
+            let what = format!(
+                "{}: leader epoch {} is on what was written before an unclean end and on what was written after it (offset {})",
+                self.log_name(log),
+                record.leader_epoch,
+                record.offset
+            );
+            self.broken(Checker::Epochs, what);
+        }
     }
 
     /// Whether a record was sent, there, with this time.

@@ -34,6 +34,8 @@ pub enum Checker {
     /// An offset is one record's for ever.
     Reused,
     Order,
+    /// What was written after an unclean end has a higher leader epoch than what was written before.
+    Epochs,
     Once,
     /// Every record read was sent, byte for byte.
     Invented,
@@ -129,6 +131,8 @@ pub struct History {
     /// Processes of the broker that have ended; and those of them that took their memory along unwritten.
     pub ends: u32,
     pub unclean_ends: u32,
+    /// Of each process that has ended, whether it did so uncleanly.
+    ended_uncleanly: Vec<bool>,
     /// Bits of files were flipped: a read may be refused, and so may a start. What is served has to be right nevertheless.
     pub is_rotten: bool,
     pub counts: Counts,
@@ -181,6 +185,7 @@ impl History {
     pub fn process_ended(&mut self, cleanly: bool, now: Instant) {
         self.ends += 1;
         self.unclean_ends += u32::from(!cleanly);
+        self.ended_uncleanly.push(!cleanly);
         self.commits.process_ended(now);
     }
 
