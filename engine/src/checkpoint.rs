@@ -169,7 +169,7 @@ impl Shard {
                 if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
                     segment.busy = true;
                 }
-                let written = self.write_sidecars(&partition, base, false).await;
+                let written = self.write_sidecars(&partition, base).await;
                 if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
                     segment.busy = false;
                 }

@@ -35,6 +35,12 @@ impl<E: SidecarEntry> Sidecar<E> {
     pub fn full_blocks(&self) -> usize {
         self.pending.len() / E::PER_BLOCK * E::PER_BLOCK
     }
+
+    /// The first `count` pending entries are in the file now.
+    pub fn moved(&mut self, count: usize) {
+        self.in_file += count as u32;
+        self.pending.drain(..count);
+    }
 }
 
 pub(crate) struct Segment {

@@ -6,15 +6,16 @@
 //!   sealed or the shard shuts down; before it is appended to in place its image is in the log.
 
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
-use trireme_runtime::fs::{self, OpenOptions};
+use trireme_runtime::fs::{self, File, OpenOptions};
 use trireme_runtime::{AlignedBuf, Shared, abort};
 
 use crate::direct::sum_blocks;
 use crate::files::open_direct;
 use crate::ids::Offset;
-use crate::layout::paths::DataPath;
+use crate::layout::paths::{DataPath, SegmentFile};
 use crate::layout::sidecar::{
     IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, encode_blocks, file_len,
 };
@@ -188,8 +189,23 @@ impl Shard {
     /// Gives a full, flushed segment its exact length and complete sidecars.
     async fn seal(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) -> io::Result<()> {
         self.trim_log(partition, base).await?;
-        self.write_sidecars(partition, base, true).await?;
+        let written = [
+            self.write_sidecar::<SumEntry>(partition, base, true, |segment| &mut segment.sums)
+                .await?,
+            self.write_sidecar::<IndexEntry>(partition, base, true, |segment| &mut segment.index)
+                .await?,
+            self.write_sidecar::<TimeIndexEntry>(partition, base, true, |segment| {
+                &mut segment.time_index
+            })
+            .await?,
+        ];
+        // At once: an error in between, or a checkpoint, must not find an open segment with a last block that is not full.
         if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
+            let [sums, index, time_index] = written;
+            segment.sums.moved(sums);
+            segment.index.moved(index);
+            segment.time_index.moved(time_index);
+            segment.view = None;
             segment.sealed = true;
         }
         self.files.forget(partition.id, base);
@@ -205,7 +221,7 @@ impl Shard {
         base: Offset,
     ) -> io::Result<()> {
         self.trim_log(partition, base).await?;
-        self.write_sidecars(partition, base, false).await?;
+        self.write_sidecars(partition, base).await?;
         self.trim_sidecar(partition, base, |segment| &segment.sums)
             .await?;
         self.trim_sidecar(partition, base, |segment| &segment.index)
@@ -223,7 +239,12 @@ impl Shard {
             .map_or(0, |segment| segment.length);
         let file = self.place(partition, base, 0).await?;
         file.truncate(length).await?;
-        file.sync_all().await?;
+        let path = DataPath::Segment {
+            partition: partition.id,
+            base_offset: base,
+            file: SegmentFile::Log,
+        };
+        sync_or_abort(&file, &self.path(path)).await;
         if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
             segment.allocated = length;
         }
@@ -262,39 +283,50 @@ impl Shard {
         let file = open_direct(&path, OpenOptions::READ_WRITE).await?;
         if file.size().await? != length {
             file.truncate(length).await?;
-            file.sync_all().await?;
+            sync_or_abort(&file, &path).await;
         }
         Ok(())
     }
 
-    /// Writes the entries that fill blocks of the sidecar files; with `all` the others too. Durable when it returns.
-    pub async fn write_sidecars(
+    /// Writes the entries that fill blocks of the sidecar files. Durable when it returns.
+    pub async fn write_sidecars(&self, partition: &Partition, base: Offset) -> io::Result<()> {
+        self.write_full_blocks::<SumEntry>(partition, base, |segment| &mut segment.sums)
+            .await?;
+        self.write_full_blocks::<IndexEntry>(partition, base, |segment| &mut segment.index)
+            .await?;
+        self.write_full_blocks::<TimeIndexEntry>(partition, base, |segment| &mut segment.time_index)
+            .await
+    }
+
+    async fn write_full_blocks<E: SidecarEntry + 'static>(
         &self,
         partition: &Partition,
         base: Offset,
-        all: bool,
+        pick: fn(&mut Segment) -> &mut Sidecar<E>,
     ) -> io::Result<()> {
-        self.write_sidecar::<SumEntry>(partition, base, all, |segment| &mut segment.sums)
-            .await?;
-        self.write_sidecar::<IndexEntry>(partition, base, all, |segment| &mut segment.index)
-            .await?;
-        self.write_sidecar::<TimeIndexEntry>(partition, base, all, |segment| {
-            &mut segment.time_index
-        })
-        .await
+        let count = self.write_sidecar(partition, base, false, pick).await?;
+        if let Some(segment) = partition.state.borrow_mut().segment_mut(base)
+            && count > 0
+        {
+            pick(segment).moved(count);
+            segment.view = None;
+        }
+        Ok(())
     }
 
+    /// Writes the entries that fill blocks of a sidecar file; with `all` the others too, and gives it its exact length. How
+    /// many: the caller notes that they are in the file now. Durable when it returns.
     async fn write_sidecar<E: SidecarEntry + 'static>(
         &self,
         partition: &Partition,
         base: Offset,
         all: bool,
         pick: fn(&mut Segment) -> &mut Sidecar<E>,
-    ) -> io::Result<()> {
-        let (count, first, bytes, is_new) = {
+    ) -> io::Result<usize> {
+        let (count, in_file, bytes) = {
             let mut inner = partition.state.borrow_mut();
             let Some(segment) = inner.segment_mut(base) else {
-                return Ok(());
+                return Ok(0);
             };
             let sidecar = pick(segment);
             let count = if all {
@@ -303,20 +335,21 @@ impl Shard {
                 sidecar.full_blocks()
             };
             if count == 0 && !all {
-                return Ok(());
+                return Ok(0);
             }
-            let first = sidecar.in_file as usize / E::PER_BLOCK;
-            debug_assert!(count == 0 || (sidecar.in_file as usize).is_multiple_of(E::PER_BLOCK));
+            let in_file = sidecar.in_file as usize;
+            debug_assert!(count == 0 || in_file.is_multiple_of(E::PER_BLOCK));
             let mut bytes = Vec::new();
             encode_blocks(
                 partition.id,
                 base,
-                first as u32,
+                (in_file / E::PER_BLOCK) as u32,
                 &sidecar.pending[..count],
                 &mut bytes,
             );
-            (count, first, bytes, first == 0)
+            (count, in_file, bytes)
         };
+        let first = in_file / E::PER_BLOCK;
         let path = self.path(DataPath::Segment {
             partition: partition.id,
             base_offset: base,
@@ -335,32 +368,20 @@ impl Shard {
                 abort(&format!("{}: {error}", path.display()));
             }
         }
-        if is_new {
+        if first == 0 {
             self.unsynced
                 .borrow_mut()
                 .insert(self.path(DataPath::Partition(partition.id)));
         }
-        let entries = {
-            let mut inner = partition.state.borrow_mut();
-            let Some(segment) = inner.segment_mut(base) else {
-                return Ok(());
-            };
-            let sidecar = pick(segment);
-            sidecar.in_file += count as u32;
-            sidecar.pending.drain(..count);
-            let entries = sidecar.in_file as usize;
-            segment.view = None;
-            entries
-        };
         if all {
             // What a crash left behind the end goes.
-            let length = file_len::<E>(entries);
+            let length = file_len::<E>(in_file + count);
             if file.size().await? != length {
                 file.truncate(length).await?;
             }
-            file.sync_all().await?;
+            sync_or_abort(&file, &path).await;
         }
-        Ok(())
+        Ok(count)
     }
 
     pub fn set_full(&self, full: bool) {
@@ -371,6 +392,13 @@ impl Shard {
             );
         }
         self.full.set(full);
+    }
+}
+
+/// A failed sync is final: what the kernel has lost it does not write again.
+async fn sync_or_abort(file: &File, path: &Path) {
+    if let Err(error) = file.sync_all().await {
+        abort(&format!("sync of {}: {error}", path.display()));
     }
 }
 

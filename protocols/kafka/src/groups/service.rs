@@ -527,7 +527,10 @@ async fn write(local: Rc<Local>, store: TableStore) {
             .collect();
         let commit = store.commit(mutations);
         let result = match on(Mutation::CommitAtOnce) {
-            true => Ok(trireme_runtime::spawn(commit).detach()),
+            true => {
+                trireme_runtime::spawn(commit).detach();
+                Ok(())
+            }
             false => commit.await,
         };
         let result = result.map_err(|problem| {

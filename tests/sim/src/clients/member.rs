@@ -115,6 +115,8 @@ impl Member {
             pause(50_000).await;
             return None;
         }
+        self.client.connection().await;
+        let process = self.client.stage.history().ends;
         let answer = self.join_group().await?;
         let generation = answer.generation_id;
         let group = self.draw.name.clone();
@@ -131,7 +133,7 @@ impl Member {
         };
         {
             let mut history = self.client.stage.history();
-            history.told_joined(&group, generation, leader, &name);
+            history.told_joined(process, &group, generation, leader, &name);
             let dealt = dealt
                 .iter()
                 .map(|one| (one.name.clone(), one.assignment.clone()));

@@ -23,9 +23,10 @@ pub(super) struct Groups {
 }
 
 impl History {
-    /// JoinGroup was answered.
+    /// JoinGroup, sent to the broker's process of this number, was answered.
     pub fn told_joined(
         &mut self,
+        process: u32,
         group: &str,
         generation: i32,
         leader: Option<&str>,
@@ -35,7 +36,6 @@ impl History {
         self.note(generation as u64, || {
             format!("join  {group} generation {generation}: {member}, led by {leader}")
         });
-        let process = self.ends;
         let generations = &mut self.groups.generations;
         let key = (group.to_owned(), generation);
         if generations
