@@ -134,17 +134,33 @@ def fuzz(report):
 
 
 SIM_SEEDS = 500
+# Of these the debug build has to do the same, event by event.
+SIM_SAME_SEEDS = (3, 7, 126)
 
 
 def sim(report):
-    """The whole broker in the simulator, seed after seed."""
-    with report.check("release-like build of trireme-sim"):
-        cargo("build", "-q", "--profile", "sim", "-p", "trireme-sim")
-    with report.check(f"simulation of {SIM_SEEDS} seeds"):
-        code, out, err = run([TARGET / "sim" / "trireme-sim", "run", "--seeds", SIM_SEEDS], timeout=CARGO_SECONDS, check=False)
-        for line in out.strip().splitlines()[-12:]:
+    """The whole broker in the simulator, seed after seed; the checkers on broken brokers; the same seed is the same run."""
+    simulator = TARGET / "sim" / "trireme-sim"
+
+    def simulate(*arguments):
+        code, out, err = run([simulator, *arguments], timeout=CARGO_SECONDS, check=False)
+        for line in out.strip().splitlines()[-50:]:
             say(f"  {line}")
-        expect(code == 0, f"trireme-sim run exited with {code}\n{(err + out)[-6000:]}")
+        expect(code == 0, f"trireme-sim {arguments[0]} exited with {code}\n{(err + out)[-6000:]}")
+
+    with report.check("builds of trireme-sim"):
+        cargo("build", "-q", "--profile", "sim", "-p", "trireme-sim", "--features", "mutations")
+        cargo("build", "-q", "-p", "trireme-sim")
+    with report.check(f"simulation of {SIM_SEEDS} seeds"):
+        simulate("run", "--seeds", SIM_SEEDS)
+    with report.check("broken brokers are caught"):
+        simulate("mutations", "--seeds", SIM_SEEDS)
+    with report.check("the same seed is the same run, in two processes and two builds"):
+        for seed in SIM_SAME_SEEDS:
+            builds = [simulator, simulator, TARGET / "debug" / "trireme-sim"]
+            lines = {run([build, "replay", seed, "--quiet"]).strip().splitlines()[-1] for build in builds}
+            say(f"  seed {seed}: {', '.join(sorted(lines))}")
+            expect(len(lines) == 1, f"seed {seed} ran in different ways: {lines}")
 
 
 STEPS = {"fmt": fmt, "clippy": clippy, "deny": deny, "unit": unit, "fuzz": fuzz, "build": build, "sim": sim}

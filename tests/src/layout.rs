@@ -326,6 +326,30 @@ fn no_tokio_in_the_broker() {
     );
 }
 
+/// Broken behaviours are compiled into the simulator alone, and only where that is asked to.
+#[test]
+fn no_mutations_in_the_broker() {
+    let features = cargo(&[
+        "tree",
+        "--offline",
+        "--package",
+        "trireme",
+        "--edges",
+        "features,normal",
+        "--prefix",
+        "none",
+    ]);
+    assert!(
+        !features.contains("mutations"),
+        "the broker is built with mutations:\n{features}"
+    );
+    let main = fs::read_to_string(root().join("server/src/main.rs")).unwrap();
+    assert!(
+        main.contains("!trireme_engine::mutations::BUILT"),
+        "the binary refuses to be built with them"
+    );
+}
+
 #[test]
 fn a_file_is_one_idea() {
     for path in tracked("*.rs") {
