@@ -330,11 +330,9 @@ impl Controller {
                 value: None,
             })
             .collect();
-        let tombstones = match on(EngineMutation::DeletionNotRecorded) {
-            true => Vec::new(),
-            false => tombstones,
-        };
-        if let Err(error) = self.store.commit(tombstones).await {
+        if !on(EngineMutation::DeletionNotRecorded)
+            && let Err(error) = self.store.commit(tombstones).await
+        {
             let error = MetadataError::from(error);
             return results
                 .into_iter()

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use trireme_runtime::Instant;
 use trireme_runtime::sim::{DiskFaults, FaultCounts, NetFaults, NodeId, Rot, Simulation};
 
 use crate::clients::{admin, finale, member, reader, writer};
@@ -20,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const DOWN_MS_MAX: u64 = 400;
 /// Power cuts of a run at least.
 const POWER_CUTS_MIN: u64 = 2;
+/// A call that a bad disk failed, or made wait, ends so long after that at most.
+const LATE_ERROR_MAX: Duration = Duration::from_secs(1);
 /// Generations of groups of a run at least.
 const REBALANCES_MIN: u64 = 2;
 /// Places of a disk that rot.
@@ -70,6 +73,8 @@ struct Storm {
     cores: usize,
     /// Disk errors that may end a process are being injected.
     may_abort: bool,
+    /// Until then one that was injected may still be on its way to the broker.
+    may_abort_until: Instant,
     power_cuts: u64,
     kills: u64,
     stops: u64,
@@ -93,6 +98,7 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
         clients: Vec::new(),
         cores: mix.cores,
         may_abort: false,
+        may_abort_until: Instant::default(),
         power_cuts: 0,
         kills: 0,
         stops: 0,
@@ -325,8 +331,16 @@ impl Storm {
     }
 
     fn calm_disk(&mut self) {
+        if self.may_abort {
+            self.may_abort_until = self.sim.now() + LATE_ERROR_MAX;
+        }
         self.sim.set_disk_faults(self.broker, DiskFaults::default());
         self.may_abort = false;
+    }
+
+    /// Whether the disk excuses an end that nobody asked for.
+    fn is_excused(&self) -> bool {
+        self.may_abort || self.sim.now() < self.may_abort_until
     }
 
     /// Ends the broker's process without asking it.
@@ -369,7 +383,7 @@ impl Storm {
         let ended = self.stage.broker_ended.borrow().clone();
         self.ended(matches!(ended, Some(Ok(()))));
         match ended {
-            Some(Err(error)) if !self.may_abort => {
+            Some(Err(error)) if !self.is_excused() => {
                 self.broken(Checker::Recovery, format!("a clean stop: {error}"))
             }
             _ => true,
@@ -475,10 +489,10 @@ impl Storm {
         match ended {
             // It has said no, as it may.
             _ if is_rotten => return false,
-            Some(Err(error)) if !self.may_abort => {
+            Some(Err(error)) if !self.is_excused() => {
                 return self.broken(Checker::Recovery, error.to_string());
             }
-            None if !self.may_abort => {
+            None if !self.is_excused() => {
                 return self.broken(
                     Checker::Panic,
                     "the broker ended itself, with nothing wrong with its disk".into(),
