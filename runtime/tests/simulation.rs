@@ -382,6 +382,7 @@ fn abort_ends_the_node_and_nothing_else() {
     let fine = sim.node(1, |_| async { sleep(Duration::from_secs(2)).await });
     assert!(sim.run_until_finished(fine));
     assert!(!sim.is_running(broken));
+    assert_eq!(sim.last_abort().as_deref(), Some("as the test wants it"));
     assert!(!after.get());
 }
 

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use super::core::SimCore;
 use super::disk::Disk;
@@ -132,16 +133,17 @@ impl SimCore {
     }
 
     /// The disk is about to change.
-    pub(super) fn boundary(&self, what: &'static str, path: &str) {
+    pub(super) fn boundary(&self, what: &'static str, path: &str, range: Range<u64>) {
         let machine = self.machine();
         let hook: Option<BoundaryHook> = machine.boundary_hook.borrow_mut().take();
         if let Some(mut hook) = hook {
-            hook(&Boundary::new(
-                machine.disk_calls.get(),
+            hook(&Boundary {
+                calls: machine.disk_calls.get(),
                 what,
                 path,
-                &machine.disk,
-            ));
+                range,
+                disk: &machine.disk,
+            });
             machine.boundary_hook.borrow_mut().get_or_insert(hook);
         }
     }

@@ -95,6 +95,11 @@ impl Simulation {
         self.world.counts()
     }
 
+    /// What the last process that ended itself gave as its reason.
+    pub fn last_abort(&self) -> Option<String> {
+        self.world.last_abort.borrow().clone()
+    }
+
     /// Keeps the last `lines` events for [`Simulation::recorded`]; the run and its trace hash stay what they are.
     pub fn record(&mut self, lines: usize) {
         self.world.recorder().set_limit(lines);

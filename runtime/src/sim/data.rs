@@ -6,8 +6,8 @@
 //!   was written several times any version may be there.
 //! - Sizes change in order, as a journal has them. Bytes that a cut has cut are zeros when the file grows again, and what was
 //!   written there after a cut that is lost is lost with it.
-//! - A sync that fails leaves what it should have written as it was, and no later sync writes it: the kernel takes the pages
-//!   for clean.
+//! - A sync that fails leaves what it should have written as it was. What lies in the page cache is written by no later one
+//!   either: the kernel takes its pages for clean. (O_DIRECT has no pages; there a later sync makes good.)
 
 use std::ops::Range;
 
@@ -32,6 +32,8 @@ enum What {
         sectors: Vec<Range<u64>>,
         /// The sectors as this write left them.
         version: Version,
+        /// Through the page cache.
+        is_buffered: bool,
     },
     Size {
         from: u64,
@@ -80,8 +82,8 @@ impl FileData {
         self.next
     }
 
-    /// Writes, not durably.
-    pub(super) fn write(&mut self, pos: u64, bytes: &[u8]) -> Sequence {
+    /// Writes, not durably, through the page cache or past it.
+    pub(super) fn write(&mut self, pos: u64, bytes: &[u8], is_buffered: bool) -> Sequence {
         let end = pos + bytes.len() as u64;
         if end > self.len() {
             self.set_len(end);
@@ -92,6 +94,7 @@ impl FileData {
         self.push(What::Write {
             sectors: vec![sectors],
             version,
+            is_buffered,
         })
     }
 
@@ -119,7 +122,10 @@ impl FileData {
         if self.durable.len() < end {
             self.durable.set_len(end);
         }
-        let What::Write { sectors, version } = self.changes.remove(at).what else {
+        let What::Write {
+            sectors, version, ..
+        } = self.changes.remove(at).what
+        else {
             unreachable!("sequences name writes")
         };
         for range in &sectors {
@@ -166,7 +172,9 @@ impl FileData {
             match &change.what {
                 What::Size { from, to } => resize(durable, *from, *to),
                 What::Write { .. } if change.abandoned => return true,
-                What::Write { sectors, version } => sectors
+                What::Write {
+                    sectors, version, ..
+                } => sectors
                     .iter()
                     .for_each(|range| durable.take(version, range.clone())),
             }
@@ -177,8 +185,19 @@ impl FileData {
     /// A sync has failed: no later one writes what it should have written.
     pub(super) fn sync_failed(&mut self, through: Sequence) {
         for change in &mut self.changes {
-            change.abandoned |= change.sequence <= through;
+            let is_buffered = matches!(
+                change.what,
+                What::Write {
+                    is_buffered: true,
+                    ..
+                }
+            );
+            change.abandoned |= is_buffered && change.sequence <= through;
         }
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        self.changes.is_empty()
     }
 
     /// Sectors of writes that are not durable, one for each version.
@@ -213,7 +232,9 @@ impl FileData {
                     lost_from = lost_from.min(sectors(0..to).end);
                 }
                 What::Size { .. } => (),
-                What::Write { sectors, version } => {
+                What::Write {
+                    sectors, version, ..
+                } => {
                     fate.write(sectors.iter().map(|range| range.end - range.start).sum());
                     for sector in sectors.into_iter().flatten() {
                         if fate.keeps_sector() && sector < lost_from {

@@ -323,6 +323,24 @@ impl Disk {
         files
     }
 
+    /// Paths of all directories but the root, in order.
+    pub(super) fn all_directories(&self) -> Vec<String> {
+        let mut paths = Vec::new();
+        let mut todo = vec![(ROOT, String::new())];
+        while let Some((dir, path)) = todo.pop() {
+            for (name, entry) in self.dirs[&dir]
+                .live
+                .iter()
+                .filter(|(_, entry)| entry.is_dir)
+            {
+                todo.push((entry.id, format!("{path}/{name}")));
+                paths.push(format!("{path}/{name}"));
+            }
+        }
+        paths.sort();
+        paths
+    }
+
     pub(super) fn image(&self) -> Image {
         let files = self.files.iter();
         Image {
@@ -349,6 +367,10 @@ impl Disk {
 }
 
 impl Image {
+    pub(super) fn is_durable(&self) -> bool {
+        self.pending.is_empty() && self.files.values().all(FileData::is_durable)
+    }
+
     pub(super) fn unsynced_sectors(&self) -> u64 {
         self.files.values().map(FileData::unsynced_sectors).sum()
     }

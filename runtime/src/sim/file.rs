@@ -186,7 +186,8 @@ impl SimFile {
         let this = self.clone();
         // First it is somewhere between memory and disk, where a crash may tear it; then it is done.
         let written = self.core.complete(call, move || {
-            this.core.boundary("write", &this.open.path);
+            this.core
+                .boundary("write", &this.open.path, pos..pos + len as u64);
             let bytes = &bytes[..len];
             let result = match call.error {
                 Some(error) if !fails_late => {
@@ -211,7 +212,8 @@ impl SimFile {
             let this = self.clone();
             let delay = self.core.delay(SYNC_MAX / 4);
             let synced = self.core.later(delay, move || {
-                this.core.boundary("durable", &this.open.path);
+                this.core
+                    .boundary("durable", &this.open.path, pos..pos + len as u64);
                 let result = match fails_late {
                     true => Err(DiskError::Io.to_io()),
                     false => Ok(()),
@@ -256,7 +258,9 @@ impl SimFile {
             if end > old {
                 self.open.file.borrow_mut().set_len(end);
             }
-            let sequence = file.borrow_mut().write(pos, bytes);
+            let sequence = file
+                .borrow_mut()
+                .write(pos, bytes, !self.open.options.direct);
             return Ok(Written {
                 file,
                 sequence,
@@ -264,7 +268,9 @@ impl SimFile {
             });
         }
         let file = self.open.file.clone();
-        let sequence = file.borrow_mut().write(pos, bytes);
+        let sequence = file
+            .borrow_mut()
+            .write(pos, bytes, !self.open.options.direct);
         Ok(Written {
             file,
             sequence,
@@ -303,7 +309,8 @@ impl SimFile {
         while at < end {
             let next = ((at / SECTOR as u64 + 1) * SECTOR as u64).min(end);
             if self.core.world.one_in(2) {
-                file.write(at, &bytes[(at - pos) as usize..(next - pos) as usize]);
+                let sector = &bytes[(at - pos) as usize..(next - pos) as usize];
+                file.write(at, sector, !self.open.options.direct);
             }
             at = next;
         }
@@ -315,7 +322,7 @@ impl SimFile {
         let call = self.core.submit(CallKind::Sync, SYNC_MAX);
         let this = self.clone();
         let done = self.core.complete(call, move || {
-            this.core.boundary("sync", &this.open.path);
+            this.core.boundary("sync", &this.open.path, 0..0);
             let mut file = this.open.file.borrow_mut();
             let result = match call.error {
                 Some(error) => {
@@ -368,7 +375,7 @@ impl SimFile {
         let call = self.core.submit(kind, WRITE_MAX);
         let this = self.clone();
         let done = self.core.complete(call, move || {
-            this.core.boundary(what, &this.open.path);
+            this.core.boundary(what, &this.open.path, 0..len);
             let old = this.open.file.borrow().len();
             let new = new_len(old, len);
             let has_room = match (call.error, kind) {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use super::data::Fate;
@@ -19,24 +20,12 @@ pub struct Boundary<'a> {
     /// What is about to happen: "write", "durable", "sync", "open", "rename", ...
     pub what: &'static str,
     pub path: &'a str,
-    disk: &'a RefCell<Disk>,
+    /// The bytes of the file that it is about, if it is about some.
+    pub range: Range<u64>,
+    pub(super) disk: &'a RefCell<Disk>,
 }
 
-impl<'a> Boundary<'a> {
-    pub(super) fn new(
-        calls: u64,
-        what: &'static str,
-        path: &'a str,
-        disk: &'a RefCell<Disk>,
-    ) -> Boundary<'a> {
-        Boundary {
-            calls,
-            what,
-            path,
-            disk,
-        }
-    }
-
+impl Boundary<'_> {
     /// The disk as it is, before the change. Cheap: pages are shared.
     pub fn image(&self) -> DiskImage {
         DiskImage(self.disk.borrow().image())
@@ -64,6 +53,13 @@ pub enum Survivors<'a> {
     /// The n-th unsynced sector (they are numbered by file and then in the order of the writes) is kept if the function says so;
     /// all names and sizes are.
     Sectors(&'a mut dyn FnMut(u64) -> bool),
+}
+
+/// An empty disk.
+impl Default for DiskImage {
+    fn default() -> Self {
+        DiskImage(Disk::new().image())
+    }
 }
 
 impl DiskImage {
@@ -95,10 +91,14 @@ impl DiskImage {
         self.0.unsynced_sectors()
     }
 
-    /// Paths of all files.
-    pub fn paths(&self) -> Vec<String> {
-        let files = Disk::of_image(self.0.clone()).all_files();
-        files.into_iter().map(|(path, _)| path).collect()
+    /// Whether a power cut would change nothing.
+    pub fn is_durable(&self) -> bool {
+        self.0.is_durable()
+    }
+
+    /// Paths of all directories, sorted, without the root.
+    pub fn directories(&self) -> Vec<String> {
+        Disk::of_image(self.0.clone()).all_directories()
     }
 
     /// All files with their bytes as written, sorted by path.

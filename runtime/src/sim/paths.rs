@@ -32,7 +32,7 @@ impl SimCore {
         let path = path.display().to_string();
         let done = self.complete(call, move || {
             if names != Names::Looks {
-                this.boundary(what, &path);
+                this.boundary(what, &path, 0..0);
             }
             let result = match call.error {
                 Some(error) => Err(error.to_io()),
@@ -110,7 +110,7 @@ impl SimCore {
         let this = self.clone();
         let done = self.complete(call, move || {
             let name = path.display().to_string();
-            this.boundary("sync_dir", &name);
+            this.boundary("sync_dir", &name, 0..0);
             let result = match call.error {
                 Some(error) => Err(error.to_io()),
                 None => machine.disk.borrow_mut().sync_dir(&path),

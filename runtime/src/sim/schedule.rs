@@ -390,6 +390,7 @@ impl Simulation {
             Ok(aborted) => {
                 tracing::error!(node = index, reason = aborted.0, "a simulated node aborts");
                 self.world.count(Fault::Abort, Whose::Node(index));
+                *self.world.last_abort.borrow_mut() = Some(aborted.0.clone());
                 self.world
                     .record(Whose::Node(index), format_args!("aborts: {}", aborted.0));
                 // Whoever aborts must not rely on more than what is durable.

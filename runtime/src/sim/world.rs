@@ -38,6 +38,8 @@ pub(super) struct World {
     pub(super) blocked: RefCell<BTreeSet<(usize, usize)>>,
     /// Connections on which something waits for a way to be open again.
     pub(super) held: RefCell<Vec<Rc<Pipe>>>,
+    /// Why the last process that ended itself did so.
+    pub(super) last_abort: RefCell<Option<String>>,
     counts: RefCell<FaultCounts>,
     recorder: RefCell<Recorder>,
 }
@@ -81,6 +83,7 @@ impl World {
             net_faults: RefCell::default(),
             blocked: RefCell::default(),
             held: RefCell::default(),
+            last_abort: RefCell::default(),
             counts: RefCell::default(),
             recorder: RefCell::default(),
         })
