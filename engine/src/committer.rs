@@ -319,6 +319,8 @@ async fn write(shard: &Rc<Shard>, mut group: Group, buf: AlignedBuf) -> AlignedB
         stats.group_size_bytes.saturating_record(buf.len() as u64);
     }
     for control in group.controls {
+        // At once, before any other task runs: a checkpoint that is taken now has the group behind it.
+        shard.complete_control(&control.entry, &control.payload, sequence);
         if let Some(done) = control.done {
             let _ = done.send(sequence);
         }
@@ -427,6 +429,18 @@ async fn switch_file(shard: &Rc<Shard>, buf: AlignedBuf) -> AlignedBuf {
 }
 
 impl Shard {
+    /// What a record that is no run says is durable: it holds from now on.
+    fn complete_control(self: &Rc<Self>, entry: &Entry, payload: &[u8], sequence: u64) {
+        let Some(partition) = self.partition(&entry.partition) else {
+            return;
+        };
+        match entry.kind {
+            RecordType::LogStart => self.complete_log_start(&partition, entry.base_offset),
+            RecordType::BlockImage => self.complete_head(&partition, entry, payload, sequence),
+            _ => {}
+        }
+    }
+
     /// A run is durable in the log (and in its segment, if it was direct): show it, answer for it.
     pub fn complete(self: &Rc<Self>, partition: &Rc<Partition>, entry: &Entry, sequence: u64) {
         let mut inner = partition.state.borrow_mut();

@@ -66,20 +66,31 @@ impl Shard {
             ..Entry::new(RecordType::BlockImage, partition.id)
         };
         if on(Mutation::HeadWithoutImage) {
-            let _ = done.send(self.log.borrow().durable_through);
-        } else {
-            self.submit(entry, block.clone(), Some(done));
-        }
-        let Ok(sequence) = durable.await else {
+            let sequence = self.log.borrow().durable_through;
+            self.complete_head(partition, &entry, &block, sequence);
             return Ok(());
-        };
+        }
+        self.submit(entry, block, Some(done));
+        let _ = durable.await;
+        Ok(())
+    }
+
+    /// The image of a head is durable in the log, so that its block may be written again: it belongs to the tail.
+    pub fn complete_head(
+        &self,
+        partition: &Rc<Partition>,
+        entry: &Entry,
+        block: &[u8],
+        sequence: u64,
+    ) {
         let mut inner = partition.state.borrow_mut();
         let inner = &mut *inner;
-        if partition.gone.get() || inner.segment(base).is_none() {
-            return Ok(());
+        let (base, start) = (entry.segment_base, entry.position);
+        if inner.segment(base).is_none() {
+            return;
         }
         let chunk_max = self.chunk_max();
-        let taken = inner.tail.put_head(base, start, &block, chunk_max);
+        let taken = inner.tail.put_head(base, start, block, chunk_max);
         self.take_memory(taken);
         let segment = inner.segment_mut(base).expect("seen");
         segment.flushed = start;
@@ -87,8 +98,7 @@ impl Shard {
         (segment.head_on_disk, segment.view) = (false, None);
         self.unflushed
             .set(self.unflushed.get() + block.len() as u64);
-        self.note_span(partition, inner, base, flushed, sequence);
-        Ok(())
+        self.note_span(partition, inner, base, entry.end_position(), sequence);
     }
 
     /// After a replayed block image: the sum of the block, which is written again, goes.

@@ -405,6 +405,11 @@ async fn verify_undone(data_dir: &Path, replayed: &mut Replayed) -> Result<(), O
     })
 }
 
+/// Whether a file of this size can be a file of the log: whole blocks, one for a group and one for the file's end.
+fn is_usable(size_bytes: u64) -> bool {
+    size_bytes.is_multiple_of(BLOCK as u64) && size_bytes >= 2 * BLOCK as u64
+}
+
 /// The log as it goes on: in a file that no earlier incarnation has live groups in. And the files that are nobody's.
 async fn begin_incarnation(
     config: &EngineConfig,
@@ -425,11 +430,13 @@ async fn begin_incarnation(
     let mut spare_states: Vec<LogFileState> = Vec::new();
     while used.front().is_some_and(|first| first.ordinal < needed) {
         let freed = used.pop_front().expect("just seen").file;
-        spare_states.push(LogFileState {
-            index: freed.index,
-            file_use: freed.file_use,
-            size_bytes: freed.size,
-        });
+        if is_usable(freed.size) {
+            spare_states.push(LogFileState {
+                index: freed.index,
+                file_use: freed.file_use,
+                size_bytes: freed.size,
+            });
+        }
     }
     let mut leftover = Vec::new();
     for file in ring {
@@ -444,12 +451,10 @@ async fn begin_incarnation(
             continue;
         }
         match listed {
-            Some(listed)
-                if listed.size_bytes == file.size_bytes && file.size_bytes >= 2 * BLOCK as u64 =>
-            {
+            Some(listed) if listed.size_bytes == file.size_bytes && is_usable(file.size_bytes) => {
                 spare_states.push(*listed);
             }
-            // Made, perhaps not to its end, and never used.
+            // Made, perhaps not to its end, and never used; or cut by somebody.
             _ => leftover.push(
                 DataPath::Log {
                     shard: id,

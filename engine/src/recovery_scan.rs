@@ -160,7 +160,11 @@ pub fn settled_end(checkpoint: &CheckpointBody) -> Option<LogEnd> {
 
 impl LogScan {
     /// Follows the log that `checkpoint` describes; `ring` are the log files that exist.
-    pub fn new(shard: u16, checkpoint: &CheckpointBody, ring: Vec<RingFile>) -> LogScan {
+    pub fn new(shard: u16, checkpoint: &CheckpointBody, mut ring: Vec<RingFile>) -> LogScan {
+        // A file that something cut may end within a block; whoever supplies whole blocks can supply none of that one.
+        for file in &mut ring {
+            file.size_bytes -= file.size_bytes % BLOCK as u64;
+        }
         let mut scan = LogScan {
             shard,
             extents: checkpoint.extents.clone(),
@@ -348,11 +352,7 @@ impl LogScan {
                 ranges.push((file.index, from, *begin));
                 from = *end;
             }
-            ranges.push((
-                file.index,
-                from,
-                file.size_bytes / BLOCK as u64 * BLOCK as u64,
-            ));
+            ranges.push((file.index, from, file.size_bytes));
         }
         ranges.retain(|(_, from, to)| from < to);
         self.state = State::Probe {

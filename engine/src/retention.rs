@@ -141,20 +141,24 @@ impl Shard {
             base_offset: new_start,
             ..Entry::new(RecordType::LogStart, partition.id)
         };
-        if !on(Mutation::LostTruncation) {
+        if on(Mutation::LostTruncation) {
+            self.complete_log_start(partition, new_start);
+        } else {
             self.submit(entry, Vec::new(), Some(done));
             let _ = durable.await;
         }
-        {
-            let mut inner = partition.state.borrow_mut();
-            inner.log_start = inner.log_start.max(new_start);
-            let log_start = inner.log_start;
-            inner.epochs.truncate_start(log_start);
-            self.bury(&mut inner);
-            // Whoever waits for an offset that is gone should hear of it.
-            inner.waits.drain(..).for_each(|wait| wait.change());
-        }
         self.remove_below_start(partition);
+    }
+
+    /// The record of a new log start is durable.
+    pub fn complete_log_start(&self, partition: &Partition, new_start: Offset) {
+        let mut inner = partition.state.borrow_mut();
+        inner.log_start = inner.log_start.max(new_start);
+        let log_start = inner.log_start;
+        inner.epochs.truncate_start(log_start);
+        self.bury(&mut inner);
+        // Whoever waits for an offset that is gone should hear of it.
+        inner.waits.drain(..).for_each(|wait| wait.change());
     }
 
     /// Removes the segments below the log start in the background.

@@ -239,6 +239,18 @@ fn a_broken_last_group_is_the_torn_end_until_it_is_marked() {
 }
 
 #[test]
+fn a_file_cut_within_a_block_ends_before_that_block() {
+    let mut log = Log::new(3);
+    log.fill(10);
+    let (file, position) = *log.places.last().unwrap();
+    log.files[file as usize].truncate(position as usize + BLOCK / 2);
+    let (groups, end) = log.scan(BLOCK);
+    let end = end.unwrap();
+    assert_eq!((end.end.file, end.end.position), (file, position));
+    assert_eq!(groups, end.groups);
+}
+
+#[test]
 fn intact_groups_behind_the_torn_one_are_dropped() {
     // Several in flight: none of them knows of the others.
     let mut log = Log::new(3);

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)] // around the engine, not in it
 
 mod basics;
+mod checkpoints;
 mod crash;
 mod features;
 mod kit;
