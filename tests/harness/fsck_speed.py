@@ -117,7 +117,7 @@ def repair(directory):
 def main(arguments, usage):
     parser = argparse.ArgumentParser(prog="tests/fsck-speed", description=usage, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gib", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", type=pathlib.Path)
     options = parser.parse_args(arguments)
     report = Report()

@@ -13,8 +13,11 @@ use trireme_engine::producer::BATCHES_MAX;
 
 use crate::plan::{PartBytes, PartitionPlan, SegmentPlan};
 use crate::report::{Report, Severity};
-use crate::source::{Buffer, READ_BYTES, Source};
+use crate::source::{Buffer, Source};
 use crate::tree::Tree;
+
+/// Bytes of a segment that are read at a time: what fits a core's own cache, since two check sums go over them.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// What a segment holds, for the checks of the partition.
 #[derive(Clone, Debug, Default)]
@@ -291,7 +294,7 @@ impl Check<'_> {
                 PartBytes::File | PartBytes::Unfinished => {
                     let mut position = part.from;
                     while position < part.to {
-                        let len = (part.to - position).min(READ_BYTES as u64) as usize;
+                        let len = (part.to - position).min(PIECE_BYTES as u64) as usize;
                         let bytes = match self.source.read(&name, position, len, &mut buffer) {
                             Ok(bytes) => bytes,
                             Err(error) => {
