@@ -6,7 +6,7 @@ import signal
 import sys
 
 from . import broker as brokers
-from .core import IN_CI, OVER, ROOT, RUNNING, TESTS, Report, Skipped, expect, find, kill_group, need, run, say
+from .core import IN_CI, OVER, ROOT, RUNNING, TARGET, TESTS, Report, Skipped, expect, find, kill_group, need, run, say
 
 
 class Context:
