@@ -6,10 +6,17 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use memmap2::{Advice, MmapMut};
+
 /// Bytes read at a time: large enough for the drive's full speed without read-ahead.
 pub const READ_BYTES: usize = 4 << 20;
 
 const ALIGN: usize = 4096;
+/// Reads of at least so many bytes use a ring of memory.
+const RING_FROM_BYTES: usize = 512 << 10;
+/// The ring of a reader.
+const RING_BYTES: usize = 8 << 20;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Something below the data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +46,43 @@ pub trait Source: Sync {
 #[derive(Default)]
 pub struct Buffer {
     memory: Vec<u8>,
+    ring: Option<Ring>,
     open: Option<(String, File)>,
+}
+
+/// Memory that large reads go through in turn, in huge pages. Each read into the same small piece instead, which a core has
+/// just summed up and holds in its cache, halves what the drive gives: whoever writes the bytes there (the host, of a virtual
+/// machine) has to take each line from that cache first, and ordinary pages cut a read into hundreds of parts.
+struct Ring {
+    memory: MmapMut,
+    /// Of the first huge page in it.
+    start: usize,
+    /// From the start to where the next read goes.
+    next: usize,
+}
+
+impl Ring {
+    fn new() -> io::Result<Ring> {
+        let memory = MmapMut::map_anon(RING_BYTES + HUGE_PAGE_BYTES)?;
+        // A kernel without huge pages does without.
+        let _ = memory.advise(Advice::HugePage);
+        let start = memory.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        Ok(Ring {
+            memory,
+            start,
+            next: 0,
+        })
+    }
+
+    /// So many bytes, at most [`RING_BYTES`].
+    fn take(&mut self, len: usize) -> &mut [u8] {
+        if self.next + len > RING_BYTES {
+            self.next = 0;
+        }
+        let from = self.start + self.next;
+        self.next += len;
+        &mut self.memory[from..from + len]
+    }
 }
 
 /// A directory of a file system. Reads bypass the page cache where the file system lets them.
@@ -113,11 +156,19 @@ impl Source for Directory {
         // Aligned memory, position and length, as O_DIRECT wants them.
         let before = (position % ALIGN as u64) as usize;
         let wanted = (before + len).next_multiple_of(ALIGN);
-        if buffer.memory.len() < wanted + ALIGN {
-            buffer.memory.resize(wanted + ALIGN, 0);
-        }
-        let shift = buffer.memory.as_ptr().align_offset(ALIGN);
-        let memory = &mut buffer.memory[shift..shift + wanted];
+        let memory = if (RING_FROM_BYTES..=RING_BYTES).contains(&wanted) {
+            let ring = match &mut buffer.ring {
+                Some(ring) => ring,
+                none => none.insert(Ring::new()?),
+            };
+            ring.take(wanted)
+        } else {
+            if buffer.memory.len() < wanted + ALIGN {
+                buffer.memory.resize(wanted + ALIGN, 0);
+            }
+            let shift = buffer.memory.as_ptr().align_offset(ALIGN);
+            &mut buffer.memory[shift..shift + wanted]
+        };
         let mut filled = 0;
         while filled < wanted {
             match file.read_at(
