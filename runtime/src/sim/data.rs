@@ -47,6 +47,8 @@ pub(super) struct FileData {
     durable: Pages,
     changes: Vec<Change>,
     next: Sequence,
+    /// Where misdirected writes have gone, or not gone: what a page cache has of these ranges is not what the disk has.
+    hit: Vec<Range<u64>>,
     /// The open file that holds the lock.
     pub(super) locked_by: Option<u64>,
     pub(super) modified_ms: i64,
@@ -80,6 +82,21 @@ impl FileData {
             abandoned: false,
         });
         self.next
+    }
+
+    /// A write that was meant for another place.
+    pub(super) fn write_astray(&mut self, pos: u64, bytes: &[u8]) -> Sequence {
+        self.mark_hit(pos, bytes.len() as u64);
+        self.write(pos, bytes, false)
+    }
+
+    pub(super) fn mark_hit(&mut self, pos: u64, len: u64) {
+        self.hit.push(pos..pos + len);
+    }
+
+    pub(super) fn is_hit(&self, pos: u64, len: u64) -> bool {
+        let overlaps = |hit: &Range<u64>| hit.start < pos + len && pos < hit.end;
+        self.hit.iter().any(overlaps)
     }
 
     /// Writes, not durably, through the page cache or past it.

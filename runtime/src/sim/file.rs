@@ -252,19 +252,21 @@ impl SimFile {
         self.core.make_room(&machine.disk, old, old.max(end))?;
         let misdirect_one_in = machine.disk_faults.borrow().misdirect_one_in;
         if self.core.world.chance(misdirect_one_in)
-            && let Some((file, pos)) = self.elsewhere(pos, bytes.len())
+            && let Some((file, to)) = self.elsewhere(pos, bytes.len())
         {
             self.core.world.count(Fault::Misdirected, self.core.whose());
             if end > old {
                 self.open.file.borrow_mut().set_len(end);
             }
-            let sequence = file
+            self.open
+                .file
                 .borrow_mut()
-                .write(pos, bytes, !self.open.options.direct);
+                .mark_hit(pos, bytes.len() as u64);
+            let sequence = file.borrow_mut().write_astray(to, bytes);
             return Ok(Written {
                 file,
                 sequence,
-                end: pos + bytes.len() as u64,
+                end: to + bytes.len() as u64,
             });
         }
         let file = self.open.file.clone();
@@ -423,9 +425,12 @@ impl SimFile {
         (Ok(Some(count)), buf)
     }
 
-    /// By chance.
+    /// By chance. Never what a misdirected write has hit: the page cache would have it as it was.
     pub(crate) fn is_resident(&self, pos: u64, len: u64) -> bool {
-        pos.saturating_add(len) <= self.open.file.borrow().len() && !self.core.world.one_in(4)
+        let file = self.open.file.borrow();
+        pos.saturating_add(len) <= file.len()
+            && !file.is_hit(pos, len)
+            && !self.core.world.one_in(4)
     }
 
     pub(crate) fn lock_exclusive(&self) -> bool {

@@ -12,6 +12,8 @@ const RECORDS: RangeInclusive<u64> = 5_000..=6_500;
 
 /// One run in so many writes so many times as much.
 const HEAVY_ONE_IN: u64 = 12;
+/// So many runs end with misdirected writes.
+const MISDIRECTS_ONE_IN: u64 = 8;
 const HEAVY: u64 = 6;
 
 /// A generator of its own, so that what is drawn here does not depend on what the simulation draws.
@@ -106,6 +108,8 @@ pub struct Mix {
     pub records: u64,
     /// At the end some of the disk rots.
     pub rots: bool,
+    /// The run ends with a disk that writes to wrong places.
+    pub misdirects: bool,
     pub disk_faults: bool,
     pub net_faults: bool,
 }
@@ -119,7 +123,10 @@ impl Mix {
             false => dice.of(RECORDS),
         };
         let topics: Vec<TopicDraw> = (0..dice.of(2..=4)).map(|n| topic(dice, n)).collect();
-        let writers = writers(dice, records, &topics);
+        let misdirects = dice.one_in(MISDIRECTS_ONE_IN);
+        // Writers still write when the disk begins to.
+        let to_write = if misdirects { records * 3 / 2 } else { records };
+        let writers = writers(dice, to_write, &topics);
         let groups = (0..dice.of(1..=2))
             .map(|n| group(dice, n, &topics))
             .collect();
@@ -135,6 +142,7 @@ impl Mix {
             rots: dice.one_in(4),
             disk_faults: dice.one_in(2),
             net_faults: dice.one_in(2),
+            misdirects,
         }
     }
 

@@ -13,7 +13,9 @@
 mod broker;
 mod clients;
 mod draw;
+mod fsck;
 mod history;
+mod kept;
 mod logs;
 #[cfg(feature = "mutations")]
 mod mutations;
@@ -57,7 +59,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run so many seeds; the last line counts.
+    /// Run so many seeds, and those that once showed something; the last line counts.
     Run {
         #[arg(long, default_value_t = 500)]
         seeds: u64,
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
         } => many(Runner {
             jobs,
             explains: explain,
+            kept: kept::KEPT.iter().map(|(seed, _)| *seed).collect(),
             ..Runner::new(first, Some(seeds))
         }),
         #[cfg(feature = "mutations")]

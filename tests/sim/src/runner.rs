@@ -102,6 +102,8 @@ impl Sum {
 /// How to go about it.
 pub struct Runner {
     pub first: u64,
+    /// Run before the others.
+    pub kept: Vec<u64>,
     /// `None`: until told to stop.
     pub seeds: Option<u64>,
     pub jobs: usize,
@@ -123,6 +125,7 @@ impl Runner {
     pub fn new(first: u64, seeds: Option<u64>) -> Runner {
         Runner {
             first,
+            kept: Vec::new(),
             seeds,
             jobs: 1,
             stop: Arc::default(),
@@ -136,14 +139,13 @@ impl Runner {
 
     pub fn run(&self) -> Sum {
         let begun = Instant::now();
-        let next = AtomicU64::new(self.first);
-        let end = self.seeds.map_or(u64::MAX, |seeds| self.first + seeds);
+        let next = AtomicU64::new(0);
         let (sender, results) = mpsc::channel::<Outcome>();
         let mut sum = Sum::default();
         std::thread::scope(|scope| {
             for _ in 0..self.jobs {
                 let (next, sender) = (&next, sender.clone());
-                let worker = move || self.work(next, end, &sender);
+                let worker = move || self.work(next, &sender);
                 std::thread::Builder::new()
                     .stack_size(STACK_BYTES)
                     .spawn_scoped(scope, worker)
@@ -178,13 +180,20 @@ impl Runner {
     }
 
     /// One thread: seeds in order, until there are none or it is told to stop.
-    fn work(&self, next: &AtomicU64, end: u64, outcomes: &mpsc::Sender<Outcome>) {
+    fn work(&self, next: &AtomicU64, outcomes: &mpsc::Sender<Outcome>) {
         if let Some(before) = &self.before {
             before();
         }
         while !self.stop.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end || outcomes.send(run_seed(seed, false)).is_err() {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let seed = match self.kept.get(at as usize) {
+                Some(seed) => *seed,
+                None => match at - self.kept.len() as u64 {
+                    at if self.seeds.is_some_and(|seeds| at >= seeds) => return,
+                    at => self.first + at,
+                },
+            };
+            if outcomes.send(run_seed(seed, false)).is_err() {
                 return;
             }
         }

@@ -11,7 +11,7 @@ use crate::clients::{admin, finale, member, reader, writer};
 use crate::draw::{Dice, Mix};
 use crate::history::{Checker, Counts, Violation};
 use crate::stage::{Phase, Stage};
-use crate::{broker, panics, trace};
+use crate::{broker, fsck, panics, trace};
 
 /// Virtual time between two looks at the world.
 const SLICE: Duration = Duration::from_millis(1);
@@ -25,8 +25,12 @@ const POWER_CUTS_MIN: u64 = 2;
 const LATE_ERROR_MAX: Duration = Duration::from_secs(1);
 /// Generations of groups of a run at least.
 const REBALANCES_MIN: u64 = 2;
+/// What a full disk has room for, in MiB.
+const FULL_DISK_MIB_MAX: u64 = 32;
 /// Places of a disk that rot.
 const ROTS_MAX: u64 = 6;
+/// One in so many ends of a process is followed by a look of fsck at the disk; the last one always is.
+const FSCK_ONE_IN: u64 = 4;
 /// Lines of the simulator's own record that a traced run keeps.
 const RECORD_LINES: usize = 200;
 
@@ -58,6 +62,8 @@ enum Blow {
     StopAndPowerCut,
     /// Some time of errors and waits of the disk.
     BadDisk,
+    /// Some calls of the disk never return, until the process is ended.
+    HungDisk,
     /// Some time of losses, waits and resets.
     BadNet,
     /// A client cannot reach the broker for a while.
@@ -78,6 +84,10 @@ struct Storm {
     power_cuts: u64,
     kills: u64,
     stops: u64,
+    /// What fsck said first against a disk. It is told if nothing else was wrong: clients' checkers go before it.
+    fsck_complaint: Option<String>,
+    /// Of its own, so that looking changes nothing.
+    fsck_dice: Dice,
 }
 
 /// Runs a seed.
@@ -102,10 +112,15 @@ pub fn run(seed: u64, traced: bool) -> Outcome {
         power_cuts: 0,
         kills: 0,
         stops: 0,
+        fsck_complaint: None,
+        fsck_dice: Dice::new(seed ^ 0xF5C),
     };
     storm.start_clients();
     if catch_unwind(AssertUnwindSafe(|| storm.live())).is_err() {
         storm.broken(Checker::Panic, panics::take());
+    }
+    if let Some(complaint) = storm.fsck_complaint.take() {
+        storm.broken(Checker::Fsck, complaint);
     }
     let Storm {
         sim,
@@ -197,6 +212,15 @@ impl Storm {
                 return;
             }
         }
+        if self.stage.mix.misdirects {
+            let stage = self.stage.clone();
+            if self.run_until("acknowledgements and rebalances", move || {
+                stage.acknowledged.get() >= records && stage.rebalances() >= REBALANCES_MIN
+            }) {
+                self.misdirect();
+            }
+            return;
+        }
         let stage = self.stage.clone();
         if !self.run_until("all writers' acknowledgements", move || {
             stage.writers_left.get() == 0
@@ -222,10 +246,13 @@ impl Storm {
             Blow::StopAndPowerCut,
         ];
         let last = self.dice.pick(&last);
-        if !self.strike(last) || !self.finale() || !self.stage.mix.rots {
+        if !self.strike(last) || !self.finale() || !self.stop() {
             return;
         }
-        self.rot();
+        self.look_at_disk(true, 1);
+        if self.stage.mix.rots {
+            self.rot();
+        }
     }
 
     /// What happens, in order: at least two power cuts.
@@ -238,7 +265,7 @@ impl Storm {
             Blow::StopAndPowerCut,
         ];
         if mix.disk_faults {
-            kinds.extend([Blow::BadDisk; 2]);
+            kinds.extend([Blow::BadDisk, Blow::BadDisk, Blow::HungDisk]);
         }
         if mix.net_faults {
             kinds.extend([Blow::BadNet, Blow::Partition]);
@@ -269,6 +296,7 @@ impl Storm {
                 self.start_again()
             }
             Blow::BadDisk => self.bad_disk(),
+            Blow::HungDisk => self.hung_disk(),
             Blow::BadNet => {
                 let faults = NetFaults {
                     slow_one_in: self.dice.of(20..=200),
@@ -315,19 +343,39 @@ impl Storm {
             stall: Duration::from_millis(self.dice.of(1..=100)),
             ..DiskFaults::default()
         };
-        match self.dice.of(0..=3) {
+        let kind = self.dice.of(0..=6);
+        match kind {
             0 => faults.no_space_one_in = self.dice.of(2..=50),
             1 => faults.write_error_one_in = self.dice.of(50..=500),
             2 => faults.sync_error_one_in = self.dice.of(5..=50),
+            3 => faults.read_error_one_in = self.dice.of(2..=50),
+            4 => faults.name_error_one_in = self.dice.of(2..=20),
+            5 => faults.capacity_bytes = Some(self.dice.of(1..=FULL_DISK_MIB_MAX) << 20),
             _ => (),
         }
-        self.may_abort =
-            faults.no_space_one_in + faults.write_error_one_in + faults.sync_error_one_in > 0;
+        self.may_abort = kind < 6;
         self.note(format!("{faults:?}"));
         self.sim.set_disk_faults(self.broker, faults);
         let ok = self.pass(1_500);
         self.calm_disk();
         ok
+    }
+
+    /// Calls that never return; nobody can do anything about the process but end it.
+    fn hung_disk(&mut self) -> bool {
+        let faults = DiskFaults {
+            hang_one_in: self.dice.of(20..=500),
+            ..DiskFaults::default()
+        };
+        self.note(format!("{faults:?}"));
+        self.sim.set_disk_faults(self.broker, faults);
+        let ok = self.pass(1_500);
+        self.calm_disk();
+        if ok {
+            let by_power_cut = self.dice.one_in(2);
+            self.end(by_power_cut);
+        }
+        ok && self.start_again()
     }
 
     fn calm_disk(&mut self) {
@@ -355,7 +403,22 @@ impl Storm {
                 self.sim.kill(self.broker);
             }
         }
+        self.look_at_disk(false, FSCK_ONE_IN);
         self.ended(false);
+    }
+
+    /// Has fsck look, one time in so many, at what the end of the broker's process has left.
+    fn look_at_disk(&mut self, ended_cleanly: bool, one_in: u64) {
+        let looks = self.fsck_dice.one_in(one_in)
+            && self.fsck_complaint.is_none()
+            && !self.stage.history_outside().is_rotten;
+        if looks {
+            let image = self.sim.disk_image(self.broker);
+            self.fsck_complaint = fsck::complaint(&image, ended_cleanly);
+            if let Some(complaint) = self.fsck_complaint.clone() {
+                self.note(format!("-------- fsck: {complaint}"));
+            }
+        }
     }
 
     fn ended(&mut self, cleanly: bool) {
@@ -383,7 +446,7 @@ impl Storm {
         let ended = self.stage.broker_ended.borrow().clone();
         self.ended(matches!(ended, Some(Ok(()))));
         match ended {
-            Some(Err(error)) if !self.is_excused() => {
+            Some(Err(error)) if !self.is_excused() && !self.stage.history_outside().is_rotten => {
                 self.broken(Checker::Recovery, format!("a clean stop: {error}"))
             }
             _ => true,
@@ -429,9 +492,6 @@ impl Storm {
 
     /// Bits flip while the broker does not run. It may refuse to start, or to read; what it gives has to be right.
     fn rot(&mut self) {
-        if !self.stop() {
-            return;
-        }
         self.stage.history_outside().is_rotten = true;
         let only_segments = self.dice.one_in(2);
         for _ in 0..self.dice.of(1..=ROTS_MAX) {
@@ -439,6 +499,33 @@ impl Storm {
             let may_rot = |path: &str| !only_segments || path.ends_with(".log");
             let place = self.sim.rot(self.broker, rot, may_rot);
             self.note(format!("-------- {rot:?} rots: {place:?}"));
+        }
+        let cores = self.cores;
+        self.sim
+            .restart_with(self.broker, cores, broker::main(&self.stage, cores));
+        self.finale();
+    }
+
+    /// Some writes go to wrong places and say that they went well; after some more that go right, and a clean stop, everything
+    /// is read. As with rot: no to this or that, but nothing wrong.
+    fn misdirect(&mut self) {
+        self.stage.history_outside().is_rotten = true;
+        let faults = DiskFaults {
+            misdirect_one_in: self.dice.of(3..=200),
+            ..DiskFaults::default()
+        };
+        self.note(format!("-------- {faults:?}"));
+        self.sim.set_disk_faults(self.broker, faults);
+        if !self.pass(1_500) {
+            return;
+        }
+        self.calm_disk();
+        if !self.pass(500) || !self.stop() {
+            return;
+        }
+        // What they send meanwhile would go on moving the ends of the logs.
+        for client in std::mem::take(&mut self.clients) {
+            self.sim.kill(client);
         }
         let cores = self.cores;
         self.sim

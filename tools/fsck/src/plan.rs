@@ -96,6 +96,12 @@ impl SegmentPlan {
         self.parts.iter().rfind(in_file).map_or(0, |part| part.to)
     }
 
+    /// Bytes that are surely in the segment's file.
+    pub fn finished_end(&self) -> u64 {
+        let finished = |part: &&Part| matches!(part.bytes, PartBytes::File);
+        self.parts.iter().rfind(finished).map_or(0, |part| part.to)
+    }
+
     fn push(&mut self, from: u64, to: u64, bytes: PartBytes) {
         if from < to {
             self.parts.push(Part { from, to, bytes });

@@ -19,6 +19,8 @@ use crate::tree::Tree;
 /// Bytes of a segment that are read at a time: what fits a core's own cache, since two check sums go over them.
 const PIECE_BYTES: usize = 1 << 20;
 
+const UNFINISHED: &str = "a direct run that was not finished: the partition ends before it";
+
 /// What a segment holds, for the checks of the partition.
 #[derive(Clone, Debug, Default)]
 pub struct SegmentSummary {
@@ -167,6 +169,18 @@ impl Check<'_> {
         let expected = self.plan.file_end();
         let size = self.tree.size(path);
         match size {
+            _ if size.unwrap_or(0) < expected
+                && size.unwrap_or(0) >= self.plan.finished_end()
+                && !self.exact =>
+            {
+                self.report.add(
+                    Severity::Torn,
+                    path.relative(),
+                    size.unwrap_or(0),
+                    0,
+                    UNFINISHED,
+                );
+            }
             None if expected > 0 => self.report.damage(path.relative(), 0, 0, "missing"),
             None => {}
             Some(size) if self.exact && size != expected => {
@@ -356,8 +370,7 @@ fn check_block(
     }
     let len = bytes.len() as u64;
     if unfinished && in_file.is_none() {
-        let what = "a direct run that was not finished: the partition ends before it";
-        report.add(Severity::Torn, name, at, len, what);
+        report.add(Severity::Torn, name, at, len, UNFINISHED);
         return false;
     }
     report.damage(

@@ -1,6 +1,7 @@
 //! A shard: its checkpoint slots, its log files, its log.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use trireme_engine::PartitionId;
 use trireme_engine::layout::checkpoint::{Checkpoint, CheckpointError, ENVELOPE_BYTES, LogExtent};
@@ -46,7 +47,7 @@ pub fn check_shard(
     report.counts.shards += 1;
     let checkpoint = check_slots(source, tree, format, shard, report)?;
     let body = &checkpoint.body;
-    check_log_files(tree, shard, &checkpoint, report);
+    check_log_files(source, tree, shard, &checkpoint, report);
 
     let partitions = body
         .partitions
@@ -192,7 +193,13 @@ pub fn check_slots(
 }
 
 /// Checks that the log files are there and as long as the checkpoint says.
-pub fn check_log_files(tree: &Tree, shard: u16, checkpoint: &Checkpoint, report: &mut Report) {
+pub fn check_log_files(
+    source: &dyn Source,
+    tree: &Tree,
+    shard: u16,
+    checkpoint: &Checkpoint,
+    report: &mut Report,
+) {
     let body = &checkpoint.body;
     for file in &body.files {
         let path = DataPath::Log {
@@ -213,15 +220,36 @@ pub fn check_log_files(tree: &Tree, shard: u16, checkpoint: &Checkpoint, report:
     for (file, size) in tree.log_files(shard) {
         let path = DataPath::Log { shard, file };
         // A file that is being made is not in the checkpoint yet.
-        if body.clean && !body.files.iter().any(|known| known.index == file) {
-            report.damage(
-                path.relative(),
+        if !body.clean || body.files.iter().any(|known| known.index == file) {
+            continue;
+        }
+        let name = path.relative();
+        match is_zero(source, &name, size) {
+            Ok(true) => {
+                let what =
+                    "a log file that a start made which was cut short: nothing was logged yet";
+                report.add(Severity::Torn, name, 0, size, what);
+            }
+            Ok(false) => report.damage(
+                name,
                 0,
                 size,
                 "a log file that the checkpoint does not know",
-            );
+            ),
+            Err(error) => report.unreadable(&name, 0, error),
         }
     }
+}
+
+fn is_zero(source: &dyn Source, name: &str, size: u64) -> io::Result<bool> {
+    let mut buffer = Buffer::default();
+    for position in (0..size).step_by(READ_BYTES) {
+        let bytes = source.read(name, position, READ_BYTES, &mut buffer)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Follows the log and replays it into the partitions' plans.

@@ -453,7 +453,7 @@ impl Known {
                 if let Some(checkpoint) =
                     check_slots(memory, &tree, &self.format, shard, &mut report)
                 {
-                    crate::shard::check_log_files(&tree, shard, &checkpoint, &mut report);
+                    crate::shard::check_log_files(memory, &tree, shard, &checkpoint, &mut report);
                 }
             }
             DataPath::Segment {

@@ -126,6 +126,21 @@ fn a_direct_run_that_was_not_finished_ends_the_partition() {
     let report = check(&sample.memory);
     assert_eq!(report.verdict(), Verdict::TornTail, "{report}");
     assert!(report.counts.batches >= before && report.counts.batches < before + 30);
+    // Its blocks may not even have made the file longer.
+    let mut sample = everything();
+    let before = sample.memory.files.clone();
+    sample.direct(0, 30, 3000, false, false);
+    let longer = |(path, bytes): (&String, &Vec<u8>)| {
+        let old = before.get(path).map_or(0, Vec::len);
+        (path.ends_with(".log") && bytes.len() > old).then(|| (path.clone(), old))
+    };
+    let (path, old) = sample.memory.files.iter().find_map(longer).unwrap();
+    for cut in [old, old + 4096] {
+        let mut memory = sample.memory.clone();
+        memory.files.get_mut(&path).unwrap().truncate(cut);
+        let report = check(&memory);
+        assert_eq!(report.verdict(), Verdict::TornTail, "{cut}: {report}");
+    }
     // With its done record, the blocks were durable.
     let mut sample = everything();
     sample.direct(0, 30, 3000, true, true);
@@ -168,6 +183,12 @@ fn unknown_files_are_found() {
             (Verdict::Damaged, path)
         );
     }
+    // A start makes a log file before it says so in a checkpoint.
+    let mut memory = sample.memory.clone();
+    memory
+        .files
+        .insert("wal/000/009.wal".into(), vec![0; 5 << 20]);
+    assert_eq!(check(&memory).verdict(), Verdict::TornTail);
     let segment = sample
         .memory
         .files

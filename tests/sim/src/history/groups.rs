@@ -38,11 +38,15 @@ impl History {
         });
         let generations = &mut self.groups.generations;
         let key = (group.to_owned(), generation);
-        if generations
-            .get(&key)
-            .is_some_and(|old| !old.is_assigned && old.process != process)
+        // One with the same leader may be the same one, whose assignment became durable while its answers were lost.
+        if let Some(old) = generations.get_mut(&key)
+            && !old.is_assigned
+            && old.process != process
         {
-            generations.remove(&key);
+            match old.leader == leader {
+                true => old.process = process,
+                false => drop(generations.remove(&key)),
+            }
         }
         let is_new = !generations.contains_key(&key);
         let state = generations.entry(key).or_default();

@@ -60,6 +60,8 @@ pub enum Checker {
     Protocol,
     /// With all faults healed, everybody gets done.
     Liveness,
+    /// trireme-fsck calls no directory damaged that a crash or a clean stop has left.
+    Fsck,
 }
 
 impl std::fmt::Display for Checker {

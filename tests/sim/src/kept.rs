@@ -1,0 +1,34 @@
+//! Seeds that once showed something, in addition to the test that was written for it. `run` begins with them.
+//!
+//! What a seed does changes with every change of the workload: that a seed passes today says little about the old bug. It
+//! costs nothing, though, and the shapes of these runs were good ones.
+
+/// The seed, and what it showed.
+pub const KEPT: &[(u64, &str)] = &[
+    (
+        29,
+        "the last reading ran while writers wrote (the checker's mistake)",
+    ),
+    (
+        134,
+        "a block that was verified, then overwritten by a misdirected write, is served from the page cache",
+    ),
+    (
+        151,
+        "a write misdirected by a starting broker hits the last group of the log",
+    ),
+    (
+        157,
+        "fsck calls a log file damage that a start made which was cut short",
+    ),
+    (
+        337,
+        "fsck calls a segment damaged that an unfinished direct run has not made longer yet",
+    ),
+    (388, "as 157"),
+    (477, "as 337"),
+    (
+        3_000_449,
+        "a generation that became durable while its answers were lost (the checker's mistake)",
+    ),
+];
