@@ -10,6 +10,7 @@ use trireme_runtime::{Instant, JoinHandle, Service, spawn};
 
 use crate::api::*;
 use crate::data_dir::DataDir;
+use crate::mutations::{self, on};
 use crate::node::Node;
 
 struct Inner {
@@ -384,6 +385,9 @@ impl Engine {
     /// Refuses new appends and waits until those under way are durable; then everything goes to its segment, segments get
     /// their exact length, and a checkpoint says that the end is clean. Only this core's shards: call it on every core.
     pub async fn shutdown(&self) {
+        if on(mutations::Mutation::StopHangs) {
+            std::future::pending::<()>().await;
+        }
         self.0.node.shutdown().await;
     }
 }

@@ -10,6 +10,7 @@ use crate::api::{Isolation, OffsetAnswer, OffsetQuery, PartitionRef, ReadError};
 use crate::batch::{Batches, NO_TIMESTAMP};
 use crate::ids::Offset;
 use crate::layout::sidecar::TimeIndexEntry;
+use crate::mutations::{Mutation, on};
 use crate::partition::Partition;
 use crate::read::floor_entry;
 use crate::records::{RecordLimits, Records};
@@ -161,7 +162,10 @@ impl Shard {
             let from = floor(&segment.time_index.pending)
                 .or_else(|| floor(&view.time_index))
                 .unwrap_or(base);
-            let position = floor_entry(segment, &view, from).map_or(0, |entry| entry.position);
+            let position = match on(Mutation::LookupTooLate) {
+                true => segment.durable,
+                false => floor_entry(segment, &view, from).map_or(0, |entry| entry.position),
+            };
             (
                 position,
                 segment.logged.min(if end > inner.durable {

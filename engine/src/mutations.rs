@@ -65,6 +65,10 @@ mutations! {
     ProducerIdsNotRecorded,
     /// Changes of groups are answered before they are durable
     CommitAtOnce,
+    /// A look-up by time passes over what is durable of the segment it should search
+    LookupTooLate,
+    /// A clean stop waits for something that never happens
+    StopHangs,
 }
 
 /// Whether this build has them at all.

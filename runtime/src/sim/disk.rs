@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::data::{Fate, FileData};
 use crate::fs::DirEntry;
@@ -38,6 +38,8 @@ pub(super) struct Disk {
     next_id: u64,
     dirs: BTreeMap<u64, Dir>,
     files: BTreeMap<u64, FileRef>,
+    /// All that were ever made, removed ones as well: what [`Disk::wipe`] empties.
+    made: Vec<Weak<RefCell<FileData>>>,
     pending: Vec<NameChange>,
 }
 
@@ -63,8 +65,19 @@ impl Disk {
             next_id: ROOT + 1,
             dirs,
             files: BTreeMap::new(),
+            made: Vec::new(),
             pending: Vec::new(),
         }
+    }
+
+    /// The simulation is over. Something of a process that was killed may live on, as its parts may hold each other, and keep
+    /// its open files; thousands of simulations in one process must not keep what these hold.
+    pub(super) fn wipe(&mut self) {
+        let made = std::mem::take(&mut self.made);
+        for file in made.iter().filter_map(Weak::upgrade) {
+            *file.borrow_mut() = FileData::default();
+        }
+        self.files.clear();
     }
 
     /// The directory that holds the path's last name, and that name; `None` for the root.
@@ -136,6 +149,7 @@ impl Disk {
         }
         let id = self.fresh_id();
         let file = FileRef::default();
+        self.made.push(Rc::downgrade(&file));
         self.files.insert(id, file.clone());
         self.change(vec![(dir, name, Some(Entry { id, is_dir: false }))]);
         Ok(file)
@@ -355,12 +369,14 @@ impl Disk {
 
     pub(super) fn of_image(image: Image) -> Disk {
         let files = image.files.into_iter();
+        let files: BTreeMap<u64, FileRef> = files
+            .map(|(id, file)| (id, Rc::new(RefCell::new(file))))
+            .collect();
         Disk {
             next_id: image.next_id,
             dirs: image.dirs,
-            files: files
-                .map(|(id, file)| (id, Rc::new(RefCell::new(file))))
-                .collect(),
+            made: files.values().map(Rc::downgrade).collect(),
+            files,
             pending: image.pending,
         }
     }

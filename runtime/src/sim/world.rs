@@ -207,6 +207,10 @@ impl World {
         drop(files);
         let held = self.held.take();
         drop(held);
+        for node in self.nodes.borrow().iter() {
+            node.boundary_hook.take();
+            node.disk.borrow_mut().wipe();
+        }
     }
 }
 

@@ -28,6 +28,10 @@ pub const KEPT: &[(u64, &str)] = &[
     (388, "as 157"),
     (477, "as 337"),
     (
+        3_071,
+        "fsck takes a direct run for finished that a start dropped before the checkpoint",
+    ),
+    (
         3_000_449,
         "a generation that became durable while its answers were lost (the checker's mistake)",
     ),

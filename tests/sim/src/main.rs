@@ -95,6 +95,9 @@ enum Command {
         /// Only those whose name contains this.
         #[arg(long, default_value = "")]
         only: String,
+        /// Only this checker is listened to.
+        #[arg(long)]
+        checker: Option<history::Checker>,
     },
     /// Run seed after seed until told to stop.
     Forever {
@@ -128,7 +131,8 @@ fn main() -> ExitCode {
             first,
             jobs,
             only,
-        } => mutations::run(first, seeds, jobs, &only),
+            checker,
+        } => mutations::run(&mutations::Trial { first, seeds, jobs }, &only, checker),
         Command::Replay { seed, quiet, log } => replay(seed, quiet, &log),
         Command::Forever { first, jobs } => {
             println!("commit {COMMIT}, from seed {first} on; Ctrl-C ends it");

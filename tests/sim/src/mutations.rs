@@ -5,65 +5,91 @@ use std::time::Instant;
 
 use trireme_engine::mutations::{Mutation, choose};
 
+use crate::history::{Checker, listen_to};
 use crate::runner::Runner;
 
-/// Tries every mutation (or those whose name contains `only`) on up to `seeds` seeds and prints which checker saw it, and
-/// after how many. Fails if one was not seen.
-pub fn run(first: u64, seeds: u64, jobs: usize, only: &str) -> ExitCode {
+/// In the first table whoever is first speaks, which hides the others. Here each checker has to see something by itself.
+const BY_ITSELF: &[(Checker, Mutation)] = &[
+    (Checker::Durability, Mutation::AckAtAppend),
+    (Checker::Undone, Mutation::WatermarkAtAppend),
+    (Checker::Lookup, Mutation::LookupTooLate),
+    (Checker::Commits, Mutation::CommitAtOnce),
+    (Checker::Protocol, Mutation::AckBeforeSync),
+    (Checker::Liveness, Mutation::StopHangs),
+    (Checker::Fsck, Mutation::EarlyRecycle),
+];
+
+/// Which seeds to try, and on how many threads.
+pub struct Trial {
+    pub first: u64,
+    pub seeds: u64,
+    pub jobs: usize,
+}
+
+/// Tries every mutation (or those whose name contains `only`) on up to so many seeds and prints which checker saw it, and
+/// after how many; then each checker by itself. With `checker` that one alone listens, to all of them. Fails if one was not
+/// seen.
+pub fn run(trial: &Trial, only: &str, checker: Option<Checker>) -> ExitCode {
     let begun = Instant::now();
-    let chosen: Vec<Mutation> = Mutation::ALL
+    let only = only.to_lowercase();
+    let name = |mutation: Mutation| format!("{mutation:?}").to_lowercase();
+    let chosen = Mutation::ALL
         .iter()
         .copied()
-        .filter(|mutation| {
-            format!("{mutation:?}")
-                .to_lowercase()
-                .contains(&only.to_lowercase())
-        })
-        .collect();
+        .filter(|mutation| name(*mutation).contains(&only));
     println!(
         "{:<24} {:<12} {:>5}  what is broken, and what was seen",
         "mutation", "caught by", "seeds"
     );
-    let mut missed = 0;
-    for mutation in chosen.iter().copied() {
-        let runner = Runner {
-            jobs,
-            until_failed: true,
-            quiet: true,
-            before: Some(Box::new(move || choose(Some(mutation)))),
-            ..Runner::new(first, Some(seeds))
-        };
-        let sum = runner.run();
-        match sum.first_failure {
-            Some((seed, violation)) => println!(
-                "{:<24} {:<12} {:>5}  {}\n{:44}{}",
-                format!("{mutation:?}"),
-                violation.checker.to_string(),
-                seed - first + 1,
-                mutation.what(),
-                "",
-                shortened(&violation.what)
-            ),
-            None => {
-                missed += 1;
-                println!(
-                    "{:<24} {:<12} {seeds:>5}  {}",
-                    format!("{mutation:?}"),
-                    "NOBODY",
-                    mutation.what()
-                );
-            }
+    let (mut tried, mut caught) = (0, 0);
+    for mutation in chosen {
+        tried += 1;
+        caught += u32::from(trial.catches(mutation, checker));
+    }
+    if checker.is_none() && only.is_empty() {
+        println!("each checker by itself:");
+        for (checker, mutation) in BY_ITSELF {
+            tried += 1;
+            caught += u32::from(trial.catches(*mutation, Some(*checker)));
         }
     }
     println!(
-        "{} mutations, {} caught, {missed} not caught within {seeds} seeds, {:.0} s",
-        chosen.len(),
-        chosen.len() - missed,
+        "{tried} trials with {} mutations, {caught} caught, {} not caught within {} seeds, {:.0} s",
+        Mutation::ALL.len(),
+        tried - caught,
+        trial.seeds,
         begun.elapsed().as_secs_f64()
     );
-    match missed {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    match tried == caught {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+impl Trial {
+    /// Whether a mutation is seen, by anybody or by one checker; prints it.
+    fn catches(&self, mutation: Mutation, checker: Option<Checker>) -> bool {
+        let runner = Runner {
+            jobs: self.jobs,
+            until_failed: true,
+            quiet: true,
+            before: Some(Box::new(move || {
+                choose(Some(mutation));
+                listen_to(checker);
+            })),
+            ..Runner::new(self.first, Some(self.seeds))
+        };
+        let failure = runner.run().first_failure;
+        let (by, seeds) = match &failure {
+            Some((seed, violation)) => (violation.checker.to_string(), seed - self.first + 1),
+            None => ("NOBODY".to_owned(), self.seeds),
+        };
+        let name = format!("{mutation:?}");
+        println!("{name:<24} {by:<12} {seeds:>5}  {}", mutation.what());
+        if let Some((_, violation)) = &failure {
+            println!("{:44}{}", "", shortened(&violation.what));
+        }
+        failure.is_some()
     }
 }
 

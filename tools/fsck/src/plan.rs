@@ -26,8 +26,9 @@ pub struct PartitionPlan {
     pub clean: bool,
     /// Behind the last append that the log holds, and where that is.
     next: Option<Next>,
-    /// Where the last direct run began, as long as nothing says that it was finished.
-    unfinished: Option<Next>,
+    /// Where the last direct run began, as long as nothing says that it was finished; and whether the checkpoint does not know
+    /// of it yet.
+    unfinished: Option<(Next, bool)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +225,8 @@ impl PartitionPlan {
                 self.check_summaries(entry, &direct)?;
                 if is_current {
                     self.apply_direct(entry, &direct)?;
-                    self.unfinished = Some(before);
                 }
+                self.unfinished = Some((before, is_current));
             }
             // Of a segment that is gone nothing is carried to anywhere.
             RecordType::Carried
@@ -254,7 +255,7 @@ impl PartitionPlan {
                 let begins = |next: &Next| {
                     (next.segment, next.position) == (entry.segment_base, entry.position)
                 };
-                if self.unfinished.as_ref().is_some_and(begins) {
+                if self.unfinished.is_some_and(|(run, _)| begins(&run)) {
                     self.finish_direct();
                 }
             }
@@ -294,7 +295,7 @@ impl PartitionPlan {
             segment: entry.segment_base,
             position: entry.position,
         };
-        if let Some(unfinished) = self.unfinished.take() {
+        if let Some((unfinished, is_current)) = self.unfinished.take() {
             if begin == unfinished || (begin.offset == unfinished.offset && begin.position == 0) {
                 // A start in between found the run unfinished and dropped it. What was flushed since is of what came later.
                 let flushed = |segment: &SegmentPlan| {
@@ -304,7 +305,10 @@ impl PartitionPlan {
                         .map_or(0, |state| state.flushed_bytes)
                 };
                 let flushed = self.segments.get(&unfinished.segment).map_or(0, flushed);
-                self.cut(unfinished.segment, unfinished.position.max(flushed));
+                // The checkpoint knows already that one was dropped whose record is read for the sake of older ones only.
+                if is_current {
+                    self.cut(unfinished.segment, unfinished.position.max(flushed));
+                }
                 if let Some(segment) = self.segments.get_mut(&unfinished.segment) {
                     segment.known.split_off(&unfinished.position);
                 }

@@ -9,6 +9,7 @@ mod groups;
 mod log;
 mod topics;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 
 use trireme_runtime::Instant;
@@ -26,6 +27,7 @@ const TRACE_LINES_MAX: usize = 400;
 
 /// What a violation breaks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[cfg_attr(feature = "mutations", derive(clap::ValueEnum))]
 pub enum Checker {
     /// Acknowledged is there.
     Durability,
@@ -62,6 +64,16 @@ pub enum Checker {
     Liveness,
     /// trireme-fsck calls no directory damaged that a crash or a clean stop has left.
     Fsck,
+}
+
+thread_local! {
+    static ONLY: Cell<Option<Checker>> = const { Cell::new(None) };
+}
+
+/// Histories that begin on this thread from now on listen to one checker, to try it by itself, or to all.
+#[cfg(feature = "mutations")]
+pub fn listen_to(only: Option<Checker>) {
+    ONLY.set(only);
 }
 
 impl std::fmt::Display for Checker {
@@ -139,6 +151,8 @@ pub struct History {
     pub is_rotten: bool,
     pub counts: Counts,
     violation: Option<Violation>,
+    /// What others say is ignored.
+    only: Option<Checker>,
     hash: u64,
     trace: Option<VecDeque<String>>,
 }
@@ -147,6 +161,7 @@ impl History {
     pub fn new(traced: bool) -> History {
         History {
             trace: traced.then(VecDeque::new),
+            only: ONLY.get(),
             ..History::default()
         }
     }
@@ -157,6 +172,9 @@ impl History {
     }
 
     pub fn broken(&mut self, checker: Checker, what: impl Into<String>) {
+        if self.only.is_some_and(|only| only != checker) {
+            return;
+        }
         let what = what.into();
         self.note(0xBAD, || format!("VIOLATION of {checker}: {what}"));
         self.violation.get_or_insert(Violation { checker, what });
