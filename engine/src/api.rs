@@ -226,7 +226,8 @@ pub enum AppendError {
     Overloaded,
     #[error("shutting down")]
     ShuttingDown,
-    /// The partition's newest block does not verify: it can be read below that, and not be appended to.
+    /// The newest block of the partition cannot be read, or does not verify: what is below can be read, and nothing be appended
+    /// while it is so.
     #[error("the partition is damaged")]
     Damaged,
     #[error("not a sequence of valid batches: {0}")]

@@ -60,7 +60,7 @@ impl Shard {
         if inner.deleting {
             return Err(AppendError::UnknownPartition);
         }
-        if inner.damaged {
+        if inner.refuses_appends {
             return Err(AppendError::Damaged);
         }
         let now_ms = unix_ms();

@@ -3,9 +3,10 @@
 //! torn. (Sidecars have no such block: what fills none stays in the checkpoint.)
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use trireme_runtime::spawn;
 use trireme_runtime::sync::oneshot;
+use trireme_runtime::{sleep, spawn};
 
 use crate::api::{AppendError, ReadError};
 use crate::ids::Offset;
@@ -14,6 +15,12 @@ use crate::layout::entry::{Entry, RecordType};
 use crate::mutations::{Mutation, on};
 use crate::partition::{Partition, PartitionInner, Phase};
 use crate::shard::Shard;
+
+/// Between two tries to load a head: a drive may have refused a read once, and what is damaged costs a read and a line of
+/// the log each time.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// So often it is tried again while the engine shuts down, before what is pending is given up.
+const TRIES_WHILE_CLOSING: u32 = 3;
 
 impl Shard {
     /// Parks the partition and loads the head of its last segment's tail.
@@ -26,15 +33,33 @@ impl Shard {
         inner.phase = Phase::Parked;
         let (shard, partition) = (self.clone(), partition.clone());
         spawn(async move {
-            if let Err(error) = shard.try_load_head(&partition, base).await {
-                tracing::error!(partition = %partition.id, base, %error, "cannot be appended to");
-                shard.fail_pending(&partition);
-            }
+            shard.load_head_or_wait(&partition, base).await;
             let mut inner = partition.state.borrow_mut();
             inner.phase = Phase::Idle;
             shard.enqueue(&partition, &mut inner);
         })
         .detach();
+    }
+
+    /// Returns when the head is loaded, or nothing needs it any more. What is pending stays so meanwhile: some of it may be
+    /// answered or read already. More is refused.
+    async fn load_head_or_wait(self: &Rc<Self>, partition: &Rc<Partition>, base: Offset) {
+        let mut left = TRIES_WHILE_CLOSING;
+        while let Err(error) = self.try_load_head(partition, base).await {
+            tracing::error!(partition = %partition.id, base, %error, "cannot be appended to; trying again");
+            partition.state.borrow_mut().refuses_appends = true;
+            sleep(RETRY_AFTER).await;
+            if partition.state.borrow().pending.is_empty() {
+                break;
+            }
+            if self.closing.get() {
+                left -= 1;
+                if left == 0 {
+                    return self.give_up_pending(partition);
+                }
+            }
+        }
+        partition.state.borrow_mut().refuses_appends = false;
     }
 
     async fn try_load_head(
@@ -113,10 +138,12 @@ impl Shard {
         }
     }
 
-    /// What is pending can never be logged: refuse it, now and from now on.
-    fn fail_pending(&self, partition: &Partition) {
+    /// Refuses what is pending, so that the engine can end. The partition in memory is not what a start would find then, so
+    /// no closed checkpoint may be written of it.
+    fn give_up_pending(&self, partition: &Partition) {
         let mut inner = partition.state.borrow_mut();
-        inner.damaged = true;
+        tracing::error!(partition = %partition.id, bytes = inner.pending_bytes, "appends are lost: not logged before the end");
+        self.gave_up.set(true);
         self.pending.set(self.pending.get() - inner.pending_bytes);
         inner.pending_bytes = 0;
         inner.pending.clear();
@@ -124,25 +151,6 @@ impl Shard {
             .tickets
             .drain(..)
             .for_each(|ticket| ticket.fail(AppendError::Damaged));
-        inner.next_offset = inner.durable;
-        let durable = inner.durable;
-        inner.producers.truncate_to(durable);
-        inner.epochs.truncate_end(durable);
-        while inner.segments.last().is_some_and(|segment| {
-            segment.base >= durable && segment.length > 0 && segment.durable == 0
-        }) {
-            inner.segments.pop();
-        }
-        if let Some(segment) = inner.segments.last_mut() {
-            segment.length = segment.durable;
-            segment.end = durable;
-            segment.index.pending.retain(|entry| entry.offset < durable);
-            segment
-                .time_index
-                .pending
-                .retain(|entry| entry.offset < durable);
-        }
-        let freed = inner.tail.clear();
-        self.give_memory(freed);
+        self.commit.notify_one();
     }
 }

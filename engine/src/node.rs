@@ -372,6 +372,9 @@ impl Shard {
         while !self.committed.get() {
             self.progress.notified().await;
         }
+        if self.gave_up.get() {
+            return Err(std::io::Error::other("not everything could be logged"));
+        }
         let mut partitions = self.all_partitions().into_iter();
         let mut workers: Vec<JoinHandle<std::io::Result<()>>> = Vec::new();
         let queue = Rc::new(std::cell::RefCell::new(

@@ -82,7 +82,8 @@ pub(crate) struct PartitionInner {
     pub producers: Producers,
     pub epochs: LeaderEpochs,
     pub deleting: bool,
-    pub damaged: bool,
+    /// Its last block cannot be loaded at the moment.
+    pub refuses_appends: bool,
     /// Its directory exists.
     pub has_directory: bool,
     /// Segments below the log start are being removed.
@@ -116,7 +117,7 @@ impl Partition {
                 producers: Producers::new(),
                 epochs: LeaderEpochs::new(),
                 deleting: false,
-                damaged: false,
+                refuses_appends: false,
                 has_directory: false,
                 removing: false,
             }),

@@ -117,6 +117,8 @@ pub(crate) struct Shard {
     /// Appends are refused: the disk is full, or nearly.
     pub full: Cell<bool>,
     pub closing: Cell<bool>,
+    /// Appends that were accepted could not be logged before the end.
+    pub gave_up: Cell<bool>,
     /// The committer has nothing left to do and ended.
     pub committed: Cell<bool>,
     /// Leader epoch of what is appended.
@@ -174,6 +176,7 @@ impl Shard {
             tail_memory: Cell::new(0),
             full: Cell::new(false),
             closing: Cell::new(false),
+            gave_up: Cell::new(false),
             committed: Cell::new(false),
             epoch: Cell::new(0),
             checkpoint_number: Cell::new(0),

@@ -6,6 +6,7 @@ mod basics;
 mod checkpoints;
 mod crash;
 mod features;
+mod heads;
 mod kit;
 mod model;
 mod scrub;

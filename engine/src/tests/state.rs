@@ -57,7 +57,7 @@ impl Shard {
                 inner.tickets.len(),
                 partition.gone.get(),
                 inner.deleting,
-                inner.damaged,
+                inner.refuses_appends,
                 inner.removing
             );
             for span in &inner.spans {

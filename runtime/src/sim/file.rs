@@ -425,12 +425,14 @@ impl SimFile {
         (Ok(Some(count)), buf)
     }
 
-    /// By chance. Never what a misdirected write has hit: the page cache would have it as it was.
+    /// By chance. Never what a misdirected write has hit: the page cache would have it as it was. Nor anything of a disk that
+    /// refuses every read: so that one sees what that does.
     pub(crate) fn is_resident(&self, pos: u64, len: u64) -> bool {
         let file = self.open.file.borrow();
         pos.saturating_add(len) <= file.len()
             && !file.is_hit(pos, len)
             && !self.core.world.one_in(4)
+            && self.core.machine().disk_faults.borrow().read_error_one_in != 1
     }
 
     pub(crate) fn lock_exclusive(&self) -> bool {
