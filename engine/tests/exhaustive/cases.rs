@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use trireme_fsck::{Memory, Options, Report, verify};
 use trireme_runtime::sim::{DiskImage, Simulation, Survivors};
@@ -18,6 +18,8 @@ use crate::trace::{Client, LifeError, recall, run, use_it};
 const EXAMPLES_MAX: usize = 20;
 /// Cases that a thread takes at a time.
 const CASES_AT_A_TIME: usize = 16;
+/// Between two lines that say how far it is.
+const SAY_AFTER: Duration = Duration::from_secs(20);
 
 /// How many of all cases to try, in percent: TRIREME_EXHAUSTIVE=all (or a number), or what the test says for every day.
 pub fn percent(every_day: f64) -> f64 {
@@ -129,6 +131,20 @@ pub fn try_all<C: Sync, P>(
     let only = std::env::var("TRIREME_ONLY").unwrap_or_default();
     let next = AtomicUsize::new(0);
     let tally = Mutex::new(Tally::default());
+    let said = Mutex::new(begun);
+    let say = || {
+        let mut said = said.lock().expect("no panic while it is held");
+        if said.elapsed() > SAY_AFTER {
+            *said = Instant::now();
+            let tally = tally.lock().expect("no panic while it is held");
+            eprintln!(
+                "{what}: {} of {} tried, {} bad",
+                tally.tried,
+                cases.len(),
+                tally.bad()
+            );
+        }
+    };
     let work = || {
         let mut prepared = prepare();
         loop {
@@ -136,6 +152,7 @@ pub fn try_all<C: Sync, P>(
             if from >= cases.len() {
                 return;
             }
+            say();
             for one in &cases[from..(from + CASES_AT_A_TIME).min(cases.len())] {
                 if !only.is_empty() && !name(one).contains(&only) {
                     continue;

@@ -16,6 +16,7 @@ const SECTORS_MAX: u64 = 40;
 enum Others {
     /// Those before the pair are there, those behind its first are not.
     InOrder,
+    /// All others are there: the same disk for every later sector, and so tried once for each that is missing.
     All,
 }
 
@@ -31,25 +32,30 @@ pub fn test(trace: &Trace) -> Tally {
     let mut number = 0;
     let mut cases = Vec::new();
     let syncs = |point: &&Point| matches!(point.what, "durable" | "sync");
+    let mut add = |point, missing, there, others| {
+        number += 1;
+        if is_chosen(2, number, percent) {
+            cases.push(Case {
+                point,
+                missing,
+                there,
+                others,
+            });
+        }
+    };
     for point in trace.points.iter().filter(syncs) {
         let sectors = point.disk.unsynced_sectors();
-        let all = sectors * sectors.saturating_sub(1) / 2;
-        let most = SECTORS_MAX * (SECTORS_MAX - 1) / 2;
-        for pair in 0..all.min(most) {
-            for others in [Others::InOrder, Others::All] {
-                number += 1;
-                if !is_chosen(2, number, percent) {
-                    continue;
-                }
-                // Of many pairs as many as of few, spread over all.
-                let (missing, there) = nth_pair(pair * all / all.min(most));
-                cases.push(Case {
-                    point,
-                    missing,
-                    there,
-                    others,
-                });
-            }
+        let earlier = sectors.saturating_sub(1);
+        let all = sectors * earlier / 2;
+        // Of many as many as of few, spread over all.
+        let pairs = all.min(SECTORS_MAX * (SECTORS_MAX - 1) / 2);
+        for pair in 0..pairs {
+            let (missing, there) = nth_pair(pair * all / pairs);
+            add(point, missing, there, Others::InOrder);
+        }
+        let alone = earlier.min(SECTORS_MAX);
+        for missing in (0..alone).map(|n| n * earlier / alone) {
+            add(point, missing, missing + 1, Others::All);
         }
     }
     println!("pairs of sectors: {number} in the trace");

@@ -204,14 +204,19 @@ async fn live(life: &Life, client: &Client) -> Result<(), LifeError> {
     Ok(())
 }
 
-async fn operate(engine: &Engine, client: &Client, dice: &mut Dice) -> Result<(), LifeError> {
-    let living: Vec<u32> = client.ask(|knowledge| {
+/// Numbers of the partitions that live.
+fn living(client: &Client) -> Vec<u32> {
+    client.ask(|knowledge| {
         let living = knowledge
             .partitions
             .iter()
             .filter(|(_, known)| known.lives());
         living.map(|(index, _)| *index).collect()
-    });
+    })
+}
+
+async fn operate(engine: &Engine, client: &Client, dice: &mut Dice) -> Result<(), LifeError> {
+    let living = living(client);
     if living.is_empty() {
         create(engine, client).await;
         return Ok(());
@@ -457,13 +462,7 @@ pub async fn send_and_await(
 
 /// An append to every partition, whatever it answers.
 pub async fn use_it(engine: &Engine, client: &Client) {
-    let living: Vec<u32> = client.ask(|knowledge| {
-        let living = knowledge
-            .partitions
-            .iter()
-            .filter(|(_, known)| known.lives());
-        living.map(|(index, _)| *index).collect()
-    });
+    let living = living(client);
     let mut dice = Dice::new(1);
     create(engine, client).await;
     for index in living {

@@ -61,13 +61,8 @@ struct Cli {
 enum Command {
     /// Run so many seeds, and those that once showed something; the last line counts.
     Run {
-        #[arg(long, default_value_t = 500)]
-        seeds: u64,
-        #[arg(long, default_value_t = 1)]
-        first: u64,
-        /// Threads; a seed runs on one.
-        #[arg(long, default_value_t = jobs())]
-        jobs: usize,
+        #[command(flatten)]
+        which: Seeds,
         /// Print a failed seed's trace as well.
         #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
         explain: bool,
@@ -86,12 +81,8 @@ enum Command {
     /// if one was not seen.
     #[cfg(feature = "mutations")]
     Mutations {
-        #[arg(long, default_value_t = 500)]
-        seeds: u64,
-        #[arg(long, default_value_t = 1)]
-        first: u64,
-        #[arg(long, default_value_t = jobs())]
-        jobs: usize,
+        #[command(flatten)]
+        which: Seeds,
         /// Only those whose name contains this.
         #[arg(long, default_value = "")]
         only: String,
@@ -108,31 +99,52 @@ enum Command {
     },
 }
 
+/// Which seeds to run, and on how many threads.
+#[derive(clap::Args)]
+struct Seeds {
+    #[arg(long, default_value_t = 500)]
+    seeds: u64,
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// Threads; a seed runs on one.
+    #[arg(long, default_value_t = jobs())]
+    jobs: usize,
+}
+
+impl Seeds {
+    fn runner(&self) -> Runner {
+        Runner {
+            jobs: self.jobs,
+            ..Runner::new(self.first, Some(self.seeds))
+        }
+    }
+
+    fn contains(&self, seed: u64) -> bool {
+        (self.first..self.first.saturating_add(self.seeds)).contains(&seed)
+    }
+}
+
 fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Run {
-            seeds,
-            first,
-            jobs,
-            explain,
-        } => many(Runner {
-            jobs,
+        Command::Run { which, explain } => many(Runner {
             explains: explain,
-            kept: kept::KEPT.iter().map(|(seed, _)| *seed).collect(),
-            ..Runner::new(first, Some(seeds))
+            kept: kept::KEPT
+                .iter()
+                .map(|(seed, _)| *seed)
+                .filter(|seed| !which.contains(*seed))
+                .collect(),
+            ..which.runner()
         }),
         #[cfg(feature = "mutations")]
         Command::Mutations {
-            seeds,
-            first,
-            jobs,
+            which,
             only,
             checker,
-        } => mutations::run(&mutations::Trial { first, seeds, jobs }, &only, checker),
+        } => mutations::run(&which, &only, checker),
         Command::Replay { seed, quiet, log } => replay(seed, quiet, &log),
         Command::Forever { first, jobs } => {
             println!("commit {COMMIT}, from seed {first} on; Ctrl-C ends it");

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use trireme_engine::mutations::{Mutation, choose};
 
+use crate::Seeds;
 use crate::history::{Checker, listen_to};
 use crate::runner::Runner;
 
@@ -19,17 +20,10 @@ const BY_ITSELF: &[(Checker, Mutation)] = &[
     (Checker::Fsck, Mutation::EarlyRecycle),
 ];
 
-/// Which seeds to try, and on how many threads.
-pub struct Trial {
-    pub first: u64,
-    pub seeds: u64,
-    pub jobs: usize,
-}
-
 /// Tries every mutation (or those whose name contains `only`) on up to so many seeds and prints which checker saw it, and
 /// after how many; then each checker by itself. With `checker` that one alone listens, to all of them. Fails if one was not
 /// seen.
-pub fn run(trial: &Trial, only: &str, checker: Option<Checker>) -> ExitCode {
+pub fn run(which: &Seeds, only: &str, checker: Option<Checker>) -> ExitCode {
     let begun = Instant::now();
     let only = only.to_lowercase();
     let name = |mutation: Mutation| format!("{mutation:?}").to_lowercase();
@@ -44,20 +38,20 @@ pub fn run(trial: &Trial, only: &str, checker: Option<Checker>) -> ExitCode {
     let (mut tried, mut caught) = (0, 0);
     for mutation in chosen {
         tried += 1;
-        caught += u32::from(trial.catches(mutation, checker));
+        caught += u32::from(catches(which, mutation, checker));
     }
     if checker.is_none() && only.is_empty() {
         println!("each checker by itself:");
         for (checker, mutation) in BY_ITSELF {
             tried += 1;
-            caught += u32::from(trial.catches(*mutation, Some(*checker)));
+            caught += u32::from(catches(which, *mutation, Some(*checker)));
         }
     }
     println!(
         "{tried} trials with {} mutations, {caught} caught, {} not caught within {} seeds, {:.0} s",
         Mutation::ALL.len(),
         tried - caught,
-        trial.seeds,
+        which.seeds,
         begun.elapsed().as_secs_f64()
     );
     match tried == caught {
@@ -66,31 +60,28 @@ pub fn run(trial: &Trial, only: &str, checker: Option<Checker>) -> ExitCode {
     }
 }
 
-impl Trial {
-    /// Whether a mutation is seen, by anybody or by one checker; prints it.
-    fn catches(&self, mutation: Mutation, checker: Option<Checker>) -> bool {
-        let runner = Runner {
-            jobs: self.jobs,
-            until_failed: true,
-            quiet: true,
-            before: Some(Box::new(move || {
-                choose(Some(mutation));
-                listen_to(checker);
-            })),
-            ..Runner::new(self.first, Some(self.seeds))
-        };
-        let failure = runner.run().first_failure;
-        let (by, seeds) = match &failure {
-            Some((seed, violation)) => (violation.checker.to_string(), seed - self.first + 1),
-            None => ("NOBODY".to_owned(), self.seeds),
-        };
-        let name = format!("{mutation:?}");
-        println!("{name:<24} {by:<12} {seeds:>5}  {}", mutation.what());
-        if let Some((_, violation)) = &failure {
-            println!("{:44}{}", "", shortened(&violation.what));
-        }
-        failure.is_some()
+/// Whether a mutation is seen, by anybody or by one checker; prints it.
+fn catches(which: &Seeds, mutation: Mutation, checker: Option<Checker>) -> bool {
+    let runner = Runner {
+        until_failed: true,
+        quiet: true,
+        before: Some(Box::new(move || {
+            choose(Some(mutation));
+            listen_to(checker);
+        })),
+        ..which.runner()
+    };
+    let failure = runner.run().first_failure;
+    let (by, seeds) = match &failure {
+        Some((seed, violation)) => (violation.checker.to_string(), seed - which.first + 1),
+        None => ("NOBODY".to_owned(), which.seeds),
+    };
+    let name = format!("{mutation:?}");
+    println!("{name:<24} {by:<12} {seeds:>5}  {}", mutation.what());
+    if let Some((_, violation)) = &failure {
+        println!("{:44}{}", "", shortened(&violation.what));
     }
+    failure.is_some()
 }
 
 fn shortened(what: &str) -> String {

@@ -249,7 +249,8 @@ impl Storm {
         if !self.strike(last) || !self.finale() || !self.stop() {
             return;
         }
-        self.look_at_disk(true, 1);
+        let ended_cleanly = matches!(*self.stage.broker_ended.borrow(), Some(Ok(())));
+        self.look_at_disk(ended_cleanly, 1);
         if self.stage.mix.rots {
             self.rot();
         }
@@ -343,8 +344,8 @@ impl Storm {
             stall: Duration::from_millis(self.dice.of(1..=100)),
             ..DiskFaults::default()
         };
-        let kind = self.dice.of(0..=6);
-        match kind {
+        let only_slow = faults.clone();
+        match self.dice.of(0..=6) {
             0 => faults.no_space_one_in = self.dice.of(2..=50),
             1 => faults.write_error_one_in = self.dice.of(50..=500),
             2 => faults.sync_error_one_in = self.dice.of(5..=50),
@@ -353,7 +354,7 @@ impl Storm {
             5 => faults.capacity_bytes = Some(self.dice.of(1..=FULL_DISK_MIB_MAX) << 20),
             _ => (),
         }
-        self.may_abort = kind < 6;
+        self.may_abort = faults != only_slow;
         self.note(format!("{faults:?}"));
         self.sim.set_disk_faults(self.broker, faults);
         let ok = self.pass(1_500);
@@ -500,6 +501,11 @@ impl Storm {
             let place = self.sim.rot(self.broker, rot, may_rot);
             self.note(format!("-------- {rot:?} rots: {place:?}"));
         }
+        self.read_damaged();
+    }
+
+    /// Starts the broker on a disk that something has damaged, and reads everything.
+    fn read_damaged(&mut self) {
         let cores = self.cores;
         self.sim
             .restart_with(self.broker, cores, broker::main(&self.stage, cores));
@@ -527,10 +533,7 @@ impl Storm {
         for client in std::mem::take(&mut self.clients) {
             self.sim.kill(client);
         }
-        let cores = self.cores;
-        self.sim
-            .restart_with(self.broker, cores, broker::main(&self.stage, cores));
-        self.finale();
+        self.read_damaged();
     }
 
     /// Runs on until something is so; false if something broke, or it takes too long.

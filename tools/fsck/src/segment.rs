@@ -168,18 +168,12 @@ impl Check<'_> {
         let path = self.path(SegmentFile::Log);
         let expected = self.plan.file_end();
         let size = self.tree.size(path);
+        let have = size.unwrap_or(0);
+        let may_end = self.plan.finished_end()..expected;
         match size {
-            _ if size.unwrap_or(0) < expected
-                && size.unwrap_or(0) >= self.plan.finished_end()
-                && !self.exact =>
-            {
-                self.report.add(
-                    Severity::Torn,
-                    path.relative(),
-                    size.unwrap_or(0),
-                    0,
-                    UNFINISHED,
-                );
+            _ if may_end.contains(&have) && !self.exact => {
+                let name = path.relative();
+                self.report.add(Severity::Torn, name, have, 0, UNFINISHED);
             }
             None if expected > 0 => self.report.damage(path.relative(), 0, 0, "missing"),
             None => {}

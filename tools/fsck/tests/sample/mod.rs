@@ -620,6 +620,16 @@ impl Sample {
         self.write_slot(&body, false);
     }
 
+    /// Flushes everything and writes a checkpoint: nothing before it is to be replayed.
+    pub fn settle(&mut self) {
+        self.flush(true);
+        let mut body = self.body(false);
+        for partition in &mut body.partitions {
+            partition.replay_from_sequence = self.next.sequence;
+        }
+        self.write_slot(&body, false);
+    }
+
     fn write_slot(&mut self, body: &CheckpointBody, closed: bool) {
         let mut bytes = encode_checkpoint(self.shard, DIRECTORY, self.number, body);
         set_closed(&mut bytes, closed);
