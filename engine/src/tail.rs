@@ -27,6 +27,8 @@ pub(crate) struct TailChunk {
     pub segment: Offset,
     /// Position of the chunk's first byte in the segment.
     pub start: u64,
+    /// What it holds before this position is not known: a partial block that lies in the segment's file only.
+    known_from: u64,
     chunk: Chunk,
     /// Some batches that begin here: base offset and position, the first one always.
     marks: Vec<(Offset, u64)>,
@@ -117,7 +119,7 @@ impl Tail {
     }
 
     /// Puts the bytes before `start + bytes.len()` into the first chunk of `segment`, which was begun behind them without
-    /// knowing them. Nobody reads that chunk yet. Returns the memory that was taken.
+    /// knowing them. Returns the memory that was taken.
     pub fn put_head(&mut self, segment: Offset, start: u64, bytes: &[u8], chunk_max: usize) -> u64 {
         let first = self
             .chunks
@@ -131,7 +133,7 @@ impl Tail {
         let mut chunk = Chunk::with_capacity(old.capacity());
         chunk.append(bytes);
         chunk.append(&old.chunk.as_slice()[bytes.len()..]);
-        old.chunk = chunk;
+        (old.chunk, old.known_from) = (chunk, start);
         0
     }
 
@@ -165,6 +167,7 @@ impl Tail {
         self.chunks.push_back(TailChunk {
             segment,
             start,
+            known_from: position,
             chunk,
             marks: Vec::new(),
         });
@@ -205,7 +208,8 @@ impl Tail {
             .partition_point(|chunk| (chunk.segment, chunk.start) <= (segment, position));
         let index = behind.checked_sub(1)?;
         let chunk = &self.chunks[index];
-        (chunk.segment == segment && position < chunk.end()).then_some(index)
+        let holds = chunk.segment == segment && (chunk.known_from..chunk.end()).contains(&position);
+        holds.then_some(index)
     }
 
     /// Whether memory holds `position` of `segment` and all that follows it there.

@@ -148,6 +148,37 @@ fn run(heals: bool) {
     );
 }
 
+/// What is flushed can be read while the append behind it waits for the load.
+async fn read_beside_the_load(is_done: Rc<Cell<bool>>) {
+    fill().await;
+    let (_dir, engine) = open().await;
+    append(&engine, partition(RELAXED), batch(BEFORE, 1, 100))
+        .await
+        .expect("in memory");
+    let query = OffsetQuery::ByTime(1_700_000_000_000);
+    let found = engine
+        .offsets(vec![(partition(RELAXED), query, Isolation::HighWatermark)])
+        .await
+        .pop()
+        .expect("one");
+    assert_eq!(found.expect("readable").offset, 0);
+    let read = tags(&engine, RELAXED).await;
+    assert_eq!(read, (0..read.len() as u64).collect::<Vec<_>>());
+    assert!(read.len() >= BEFORE as usize);
+    is_done.set(true);
+}
+
+#[test]
+fn a_partial_block_is_read_from_its_file_until_it_is_loaded() {
+    for seed in 0..20 {
+        let mut sim = Simulation::new(seed);
+        let is_done = Rc::new(Cell::new(false));
+        let told = is_done.clone();
+        sim.node(1, move |_| read_beside_the_load(told.clone()));
+        assert!(sim.run_until(|| is_done.get()), "{:?}", sim.last_abort());
+    }
+}
+
 #[test]
 fn appends_go_on_when_the_last_block_can_be_read_again() {
     run(true);

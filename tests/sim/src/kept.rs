@@ -40,4 +40,8 @@ pub const KEPT: &[(u64, &str)] = &[
         6_000_042,
         "a partition refused appends for ever after one EIO of a read of its last block",
     ),
+    (
+        7_000_414,
+        "what lies in the last block of a segment is read as zeros while the first append behind it waits for that block",
+    ),
 ];
