@@ -379,12 +379,12 @@ impl Controller {
             })
             .collect();
         topic.partitions.extend(&added);
-        create(
-            &self.engine,
-            added.iter().map(|p| (*p, config.clone())).collect(),
-        )
-        .await?;
-        if let Err(error) = self.record(vec![Record::Topic(topic.clone())]).await {
+        let partitions = added.iter().map(|p| (*p, config.clone())).collect();
+        let done = match create(&self.engine, partitions).await {
+            Ok(()) => self.record(vec![Record::Topic(topic.clone())]).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
             self.remove(added).await;
             return Err(error);
         }
@@ -466,6 +466,8 @@ impl Controller {
             .await
             .into_iter()
             .filter_map(Result::err)
+            // Of a creation that failed half way, some were never made.
+            .filter(|error| !matches!(error, EngineError::UnknownPartition))
         {
             tracing::warn!(%error, "a deleted topic's partition stays until the next start");
         }
