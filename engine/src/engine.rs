@@ -377,6 +377,12 @@ impl Engine {
         self.0.node.state()
     }
 
+    /// Asks for room in a segment's file, as for a run that may come.
+    #[cfg(test)]
+    pub async fn place(&self, partition: PartitionRef, base: Offset, end: u64) {
+        self.0.node.place(partition, base, end).await;
+    }
+
     /// Numbers of this core's shards.
     pub fn stats(&self) -> ShardStats {
         self.0.node.stats()

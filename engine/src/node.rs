@@ -472,4 +472,11 @@ impl Node {
         }
         said
     }
+
+    /// Asks for room in a segment's file, as for a run that may come.
+    pub async fn place(&self, partition: PartitionRef, base: crate::ids::Offset, end: u64) {
+        let shard = self.shards[&partition.shard].clone();
+        let partition = shard.partition(&partition.id).expect("it is there");
+        shard.place(&partition, base, end).await.expect("room");
+    }
 }

@@ -1,7 +1,9 @@
 //! Making room for segments: directories, `.log` files and their space.
 //!
 //! Invariants:
-//! - One who creates or allocates a segment's file at a time (`placing`).
+//! - One who creates, allocates or cuts a segment's file at a time (`placing`).
+//! - A rolled segment gets no more room than its bytes take: who asked for more before it was rolled may come after its file
+//!   got its exact length.
 //! - New names are durable (their directories synced) before a checkpoint counts on them.
 
 use std::io;
@@ -17,6 +19,7 @@ use crate::layout::{BLOCK, SUM_BLOCK};
 use crate::partition::Partition;
 use crate::segment::Segment;
 use crate::shard::Shard;
+use crate::store::sync_or_abort;
 
 /// Segments grow by at least and at most this much at a time, doubling in between.
 const GROW_BYTES_MIN: u64 = 64 * 1024;
@@ -45,6 +48,10 @@ impl Shard {
                     (inner.has_directory, inner.config.segment_bytes);
                 let gone = || io::Error::new(io::ErrorKind::NotFound, "the segment is deleted");
                 let segment = inner.segment_mut(base).ok_or_else(gone)?;
+                let end = match segment.rolled {
+                    true => end.min(segment.length.next_multiple_of(BLOCK as u64)),
+                    false => end,
+                };
                 let open = self.files.get(partition.id, base, Mode::Write);
                 if let Some(open) = open
                     && segment.allocated >= end
@@ -127,6 +134,41 @@ impl Shard {
         }
         self.note_placed(partition, base, !has_directory, allocated, file.clone());
         Ok(file)
+    }
+
+    /// Gives the segment's file exactly `length` bytes, which must not be fewer than are flushed. Durable when it returns.
+    pub async fn cut_to(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        base: Offset,
+        length: u64,
+    ) -> io::Result<()> {
+        let file = self.place(partition, base, 0).await?;
+        loop {
+            if let Some(segment) = partition.state.borrow_mut().segment_mut(base)
+                && !segment.placing
+            {
+                segment.placing = true;
+                break;
+            }
+            if partition.state.borrow().segment(base).is_none() {
+                return Ok(());
+            }
+            self.progress.notified().await;
+        }
+        let cut = file.truncate(length).await;
+        if cut.is_ok() {
+            sync_or_abort(&file, &self.log_path(partition, base)).await;
+        }
+        if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
+            segment.placing = false;
+            if cut.is_ok() {
+                // Nobody needs to make room for the last block, which is there.
+                segment.allocated = length.next_multiple_of(BLOCK as u64);
+            }
+        }
+        self.progress.notify_all();
+        cut
     }
 
     /// Places the segment for a batch that goes direct because it must, and flushes until it may. Waits as long as it takes.

@@ -237,18 +237,7 @@ impl Shard {
             .borrow()
             .segment(base)
             .map_or(0, |segment| segment.length);
-        let file = self.place(partition, base, 0).await?;
-        file.truncate(length).await?;
-        let path = DataPath::Segment {
-            partition: partition.id,
-            base_offset: base,
-            file: SegmentFile::Log,
-        };
-        sync_or_abort(&file, &self.path(path)).await;
-        if let Some(segment) = partition.state.borrow_mut().segment_mut(base) {
-            segment.allocated = length;
-        }
-        Ok(())
+        self.cut_to(partition, base, length).await
     }
 
     /// Cuts off what an earlier life wrote to a sidecar behind what counts.
@@ -396,7 +385,7 @@ impl Shard {
 }
 
 /// A failed sync is final: what the kernel has lost it does not write again.
-async fn sync_or_abort(file: &File, path: &Path) {
+pub(crate) async fn sync_or_abort(file: &File, path: &Path) {
     if let Err(error) = file.sync_all().await {
         abort(&format!("sync of {}: {error}", path.display()));
     }

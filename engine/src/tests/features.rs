@@ -550,3 +550,37 @@ fn a_full_disk_refuses_clients_and_lets_go_on_what_makes_space() {
         assert_eq!(engine.delete(vec![partition(0)]).await, [Ok(())]);
     });
 }
+
+#[test]
+fn a_sealed_segment_keeps_its_length_when_the_room_for_a_run_comes_late() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let length = || {
+        let path = crate::layout::paths::DataPath::Segment {
+            partition: partition(0).id,
+            base_offset: 0,
+            file: crate::layout::paths::SegmentFile::Log,
+        }
+        .below(dir.path());
+        std::fs::metadata(path).map_or(0, |file| file.len())
+    };
+    with_engine(&config(dir.path()), |engine| async move {
+        let small = PartitionConfig {
+            segment_bytes: 20_000,
+            ..test_config()
+        };
+        create(&engine, 0, small).await;
+        let mut bytes = 0;
+        for tag in 0..2 {
+            let batch = batch(tag, 1, 15_000);
+            bytes = batch.len() as u64;
+            append(&engine, partition(0), batch)
+                .await
+                .expect("appended");
+        }
+        while length() != bytes {
+            trireme_runtime::sleep(Duration::from_millis(5)).await;
+        }
+        engine.place(partition(0), 0, 20_000).await;
+        assert_eq!(length(), bytes);
+    });
+}
