@@ -15,7 +15,7 @@ use trireme_runtime::{AlignedBuf, Shared, abort};
 use crate::direct::sum_blocks;
 use crate::files::open_direct;
 use crate::ids::Offset;
-use crate::layout::paths::{DataPath, SegmentFile};
+use crate::layout::paths::DataPath;
 use crate::layout::sidecar::{
     IndexEntry, SidecarEntry, SumEntry, TimeIndexEntry, encode_blocks, file_len,
 };
